@@ -262,22 +262,29 @@ impl<D: Disk> Importer<D> {
     /// Brings the transcripts of these sessions up, as far as they lack anything.
     fn bring_up(&self, sessions: &[&SessionId], goes_on: &dyn Fn() -> bool) -> Result<(), ImportError> {
         let since = Instant::now();
+        // Why it ends, should one of these still lack something: the fault may be that of another session.
+        let mut ends = None;
         loop {
             let stale = sessions.iter().map(|session| self.transcripts.stale(session));
             let stale = stale.collect::<io::Result<Vec<_>>>().map_err(ImportError::Transcripts)?;
             if stale.iter().all(Option::is_none) {
                 return Ok(());
             }
-            let rebuilt = worker::rebuild(&self.transcripts, &self.journal).map_err(ImportError::Transcripts)?;
-            match rebuilt.fault {
-                Some(fault) if rebuilt.mended == 0 => return Err(ImportError::Transcripts(fault)),
-                _ if rebuilt.lacking == 0 => {}
-                fault if since.elapsed() > self.patience => {
-                    let fault = fault.unwrap_or_else(|| io::Error::other("they take more than can be written"));
-                    return Err(ImportError::Transcripts(fault));
-                }
-                _ => pause(goes_on, POLL_INTERVAL)?,
+            if let Some(fault) = ends {
+                return Err(ImportError::Transcripts(fault));
             }
+            let rebuilt = worker::rebuild(&self.transcripts, &self.journal).map_err(ImportError::Transcripts)?;
+            ends = match rebuilt.fault {
+                Some(fault) if rebuilt.mended == 0 => Some(fault),
+                _ if rebuilt.lacking == 0 => None,
+                fault if since.elapsed() > self.patience => {
+                    Some(fault.unwrap_or_else(|| io::Error::other("they take more than can be written")))
+                }
+                _ => {
+                    pause(goes_on, POLL_INTERVAL)?;
+                    None
+                }
+            };
         }
     }
 }

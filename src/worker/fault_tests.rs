@@ -8,8 +8,9 @@ use super::*;
 use crate::config::Fsync;
 use crate::disk::sim::{Fault, Op, Random, SimDisk};
 use crate::history::{History, HistoryQuery};
+use crate::import::ImportOutcome;
 use crate::journal::testing::stored_checkpoint;
-use crate::message::{self, SessionId};
+use crate::message::{self, Id, Metadata, SessionId, Timestamp};
 
 const FULL: io::ErrorKind = io::ErrorKind::StorageFull;
 
@@ -95,6 +96,44 @@ fn a_failed_write_after_a_users_line_takes_nothing_acknowledged() {
         let there = transcript(&world, "s");
         assert_eq!(there.len(), 3, "beside {theirs:?}: {there:?}");
     }
+}
+
+#[test]
+fn an_import_ends_for_no_transcript_of_another_session() {
+    let mut world = world();
+    let (disk, clock) = (world.disk.clone(), world.clock.clone());
+    let live = world.live.as_mut().unwrap();
+    ["s", "whole", "other"].into_iter().for_each(|name| say(live, name, "one"));
+    live.drain();
+    // Two lack a line, and one of them goes on failing.
+    for name in ["s", "other"] {
+        disk.heal();
+        disk.fail_every(Op::Write, &format!("/{name}.jsonl"), io::ErrorKind::Other);
+        say(live, name, "two");
+    }
+    let (importer, journal, transcripts) = (&live.importer, &live.journal, &live.transcripts);
+    let id = Id::least_of(Timestamp::from_micros(clock.now().micros() - 10_000_000));
+    let older = |name| {
+        let (session, metadata) = (session(name), Metadata::default());
+        let draft = message::Draft { session: &session, role: "user", text: "older", metadata, vector_ids: &[] };
+        Arc::new(draft.prepare().seal(id))
+    };
+    let messages = ["s", "whole"].map(older);
+    disk.stall(Op::Read, ".segment");
+    let (mended, outcome) = std::thread::scope(|scope| {
+        let worker = scope.spawn(|| rebuild(transcripts, journal));
+        disk.wait_until_stalled();
+        let (calls, until) = (disk.calls(), Instant::now() + Duration::from_secs(30));
+        let importing = scope.spawn(|| importer.import(&messages, &|| true));
+        // It finds one transcript stale, opens the other and asks for its length, and waits for the worker.
+        while disk.calls() < calls + 2 && !importing.is_finished() && Instant::now() < until {
+            std::thread::yield_now();
+        }
+        disk.release();
+        (worker.join().unwrap().unwrap().mended, importing.join().unwrap())
+    });
+    assert_eq!((mended, outcome.unwrap()), (1, vec![ImportOutcome::Imported; 2]));
+    assert_eq!(transcripts.all_stale().len(), 3, "the other still; what was imported is not merged yet");
 }
 
 #[test]
@@ -229,7 +268,7 @@ fn history_waits_for_no_hanging_sync_of_journal_or_transcript() {
 
 #[test]
 fn a_page_whose_transcript_cannot_be_looked_at_is_refused_and_not_empty() {
-    let beginning = message::Id::from_parts(message::Timestamp::from_micros(0), 0);
+    let beginning = Id::from_parts(Timestamp::from_micros(0), 0);
     for after in [None, Some(beginning)] {
         for call in 0.. {
             let mut world = world();
