@@ -115,6 +115,7 @@ impl App {
         let sockets = Arc::new(sockets.context("the threads behind the WebSockets cannot be started")?);
         let (journal, importer) = (core.journal.clone(), core.importer.clone());
         let (index, transcripts) = (list.index().clone(), core.transcripts.clone());
+        let backups = Backups::new(config, journal.clone(), transcripts.clone());
         let search = MessageSearch::new(config, base.clock.clone(), index, transcripts, journal.clone());
         let connections = core.connections(&base);
         let connections_max = connections.max.clone();
@@ -151,7 +152,7 @@ impl App {
             front: front.clone(),
             feed: fed,
             events: followed,
-            bulk: BulkServices { backups: Backups::new(config, journal.clone()), importer, search },
+            bulk: BulkServices { backups, importer, search },
             status,
             outgoing,
             settings,

@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::disk::{self, Disk, DiskFile, RealDisk};
 use crate::journal::{Journal, Lock};
 use crate::layout;
-use crate::transcript;
+use crate::transcript::{self, Transcripts};
 
 /// What was copied.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -92,6 +92,7 @@ pub fn moved(mut config: Config, folder: &Path) -> Config {
 pub struct Backups {
     config: Config,
     journal: Arc<Journal>,
+    transcripts: Arc<Transcripts>,
     /// Held while one is made.
     making: Mutex<()>,
 }
@@ -99,8 +100,8 @@ pub struct Backups {
 impl Backups {
     /// For the data of this configuration.
     #[must_use]
-    pub fn new(config: &Config, journal: Arc<Journal>) -> Self {
-        Self { config: config.clone(), journal, making: Mutex::new(()) }
+    pub fn new(config: &Config, journal: Arc<Journal>, transcripts: Arc<Transcripts>) -> Self {
+        Self { config: config.clone(), journal, transcripts, making: Mutex::new(()) }
     }
 
     /// Copies the data to `folder`, which must not exist or be empty, with everything that is acknowledged by now.
@@ -110,7 +111,13 @@ impl Backups {
     pub fn make(&self, folder: &Path) -> Result<BackupReport, BackupError> {
         let _alone = self.making.try_lock().map_err(|_| BackupError::Busy)?;
         let pin = self.journal.pin();
-        write(&DataFolders::of(&self.config), folder, &|to| pin.checkpoint(to), &|to| pin.segments(to))
+        let made = write(&DataFolders::of(&self.config), folder, &|to| pin.checkpoint(to), &|to| pin.segments(to));
+        // What failed may have been the sync, and what it was told of a transcript's: no other is told of that.
+        made.inspect_err(|e| {
+            if matches!(e, BackupError::Io { .. }) {
+                self.transcripts.suspect_unsynced();
+            }
+        })
     }
 }
 
@@ -136,7 +143,6 @@ fn write(
 ) -> Result<BackupReport, BackupError> {
     let unfinished = place(from, folder)?;
     let made = fill(from, &unfinished, checkpoint, segments).and_then(|report| {
-        // This may be told of an error in a transcript on the same file system: docs/design.md, Assumptions.
         RealDisk.sync_all(&unfinished)?;
         fs::rename(&unfinished, folder)?;
         RealDisk.sync_dir(folder.parent().unwrap_or(Path::new("/"))).map(|()| report)

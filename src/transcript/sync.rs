@@ -85,7 +85,7 @@ impl<D: Disk> Transcripts<D> {
     }
 
     /// A sync of the whole file system failed: what was appended until now is lost unless it was synced before.
-    fn suspect_unsynced(&self) {
+    pub fn suspect_unsynced(&self) {
         let mut open = self.lock_open();
         open.suspect_through = Some(open.newest);
     }
