@@ -3,7 +3,7 @@
 
 import { ask, prompt, toast } from "./dialog.js";
 import { element } from "./dom.js";
-import { sessionPath } from "./server.js";
+import { server, sessionPath } from "./server.js";
 import { plural } from "./units.js";
 
 const TITLE_CHARS_MAX = 200;
@@ -16,7 +16,7 @@ export function titleOf(row) {
 }
 
 // `store` is the list as data; `gone(session_id)` is called for each session that was erased.
-export function sessionActions({ server, store, gone = () => {} }) {
+export function sessionActions({ store, gone }) {
   async function rename(row) {
     const title = await prompt({
       title: "Rename", label: "Title", value: titleOf(row), confirm: "Rename",

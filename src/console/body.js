@@ -2,12 +2,13 @@
 // bit by bit. It knows nothing of who wrote them.
 
 import { element } from "./dom.js";
-import { MarkdownView } from "./markdown.js";
+import { MarkdownView, cut } from "./markdown.js";
 import { count } from "./units.js";
 
 const FOLD = 20_000;     // characters; a longer text shows its beginning
 const FOLDED = 6_000;
 const SLICE = 16_384;    // characters that are put into the page between two frames
+const NEAR = 2_000;      // characters before such a place where an end of a line is taken
 
 // An answer in progress. Rendering takes a fifth of the time at most: the rest is the reader's.
 export class GrowingBody {
@@ -63,8 +64,7 @@ function folding(text, node, show) {
     show(text);
     return node;
   }
-  show(text.slice(0, cut(text, FOLDED)));
-  node.shown = cut(text, FOLDED);
+  showTo(FOLDED, text, node, show);
   const more = element("button", {
     class: "quiet small unfold", type: "button",
     onclick: () => {
@@ -76,17 +76,12 @@ function folding(text, node, show) {
 }
 
 function unfold(text, node, show) {
-  const end = cut(text, node.shown + SLICE);
-  show(text.slice(0, end));
-  node.shown = end;
-  if (end < text.length) requestAnimationFrame(() => unfold(text, node, show));
+  showTo(node.shown + SLICE, text, node, show);
+  if (node.shown < text.length) requestAnimationFrame(() => unfold(text, node, show));
 }
 
-// Where to cut: at the end of a line if one is near, and not within a pair of surrogates.
-function cut(text, most) {
-  if (most >= text.length) return text.length;
-  const newline = text.lastIndexOf("\n", most);
-  if (newline > most - 2_000) return newline + 1;
-  const code = text.charCodeAt(most);
-  return code >= 0xdc00 && code < 0xe000 ? most + 1 : most;
+function showTo(most, text, node, show) {
+  const end = cut(text, most - NEAR, most);
+  show(text.slice(0, end));
+  node.shown = end;
 }

@@ -16,7 +16,7 @@ export function newSession(prefix = "") {
 }
 
 // progress(share) is called with 0 to 1. Throws a ServerError; the same call again goes on.
-export async function branchOff(conversation, message, session, { title, progress = () => {} }) {
+export async function branchOff(conversation, message, session, { title, progress }) {
   while (conversation.more) await conversation.older(500);
   if (conversation.incomplete) throw new Error(`What precedes this message cannot be read now: ${conversation.incomplete}`);
   const path = conversation.messages.slice(0, conversation.place(message.id) + 1);

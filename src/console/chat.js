@@ -22,10 +22,10 @@ export class Chat {
     Object.assign(this, { status, writable, go, list, unauthorized });
     this.pane = new Pane({
       status, writable, go, help, button: this.#drawerButton,
-      startNew: () => this.startNew(),
+      startNew: () => go(""),
       newId: () => newSession(this.#prefix()),
     });
-    replace(this.#side, list?.element);
+    replace(this.#side, list.element);
     this.element = element("div", { class: "chat", onkeydown: (event) => this.#onKey(event) },
       this.#side, element("div", { class: "veil", onclick: () => this.drawer(false) }), this.pane.element);
   }
@@ -37,14 +37,11 @@ export class Chat {
     const conversation = this.#conversations.get(session) ?? this.#follow(session);
     this.#shown = conversation;
     if (before && before !== conversation) this.#leave(before);
-    this.list?.show(session);
-    if (before !== conversation || this.pane.conversation !== conversation) this.pane.open(conversation);
+    this.list.show(session);
+    if (before !== conversation) this.pane.open(conversation);
+    document.title = this.pane.windowTitle;
     if (message) this.pane.showMessage(message);
     else this.pane.focus();
-  }
-
-  startNew() {
-    this.go("");
   }
 
   // MongoDB is back: what it alone has can be read.
@@ -71,7 +68,7 @@ export class Chat {
   drawer(open) {
     this.element.classList.toggle("drawer-open", open);
     this.#drawerButton.setAttribute("aria-expanded", String(open));
-    if (open) this.list?.focus?.();
+    if (open) this.list.focus();
   }
 
   get session() {

@@ -28,8 +28,10 @@ export class Composer {
 
   // editLast() opens the last message of the user; sent() is called after a message was sent; goTo(id) goes on from a message;
   // help() shows the keys and commands.
-  constructor({ editLast, sent, goTo, help }) {
-    Object.assign(this, { editLast, sent, goTo, help });
+  // writable: false for a token that may only read.
+  constructor({ editLast, sent, goTo, help, writable }) {
+    Object.assign(this, { editLast, sent, goTo, help, writable });
+    this.#form.hidden = this.#hint.hidden = !writable;
     this.#field.addEventListener("keydown", (event) => {
       if (event.key !== "ArrowUp" || this.#field.value !== "" || event.isComposing) return;
       event.preventDefault();
@@ -37,11 +39,8 @@ export class Composer {
     });
   }
 
-  // writable: false for a token that may only read.
-  open(conversation, { writable = true } = {}) {
+  open(conversation) {
     this.conversation = conversation;
-    this.#form.hidden = this.#hint.hidden = !writable;
-    this.writable = writable;
     setText(this.#field, this.#drafts.get(conversation.session) ?? "");
     this.#changed(this.#field.value);
     this.update();

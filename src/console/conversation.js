@@ -5,7 +5,7 @@
 // The same client, shorter, stands in docs/websocket.md.
 
 import { Connection } from "./connection.js";
-import { server } from "./server.js";
+import { server, sessionPath } from "./server.js";
 import { Versions, isRewind } from "./versions.js";
 
 const FIRST_PAGE = 50;       // messages
@@ -126,7 +126,7 @@ export class Conversation {
 
   // Goes on from that message. Nothing is lost: what followed it is another version.
   goTo(id) {
-    return server.post(`/api/chat/sessions/${encodeURIComponent(this.session)}/rewind`, { to: id, stop: true });
+    return server.post(sessionPath(this.session, "rewind"), { to: id, stop: true });
   }
 
   // Shows another version without changing anything; null returns to the one that the session is on.

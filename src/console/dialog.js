@@ -5,8 +5,8 @@ import { element, replace } from "./dom.js";
 
 // A confirmation. `text` is a string, or nodes. Resolves to true only if the user confirmed; `danger` marks what cannot be undone,
 // and puts the focus on Cancel, so that Enter alone never does it.
-export function ask({ title, text, confirm = "OK", cancel = "Cancel", danger = false }) {
-  const no = button(cancel, "quiet", () => view.close());
+export function ask({ title, text, confirm, danger }) {
+  const no = button("Cancel", "quiet", () => view.close());
   const yes = element("button", { class: danger ? "danger" : "primary", type: "submit" }, confirm);
   const view = openDialog({ title, class: "dialog-ask", content: form(() => view.close(true), paragraph(text), row(no, yes)) });
   (danger ? no : yes).focus();
@@ -15,7 +15,7 @@ export function ask({ title, text, confirm = "OK", cancel = "Cancel", danger = f
 
 // Asks for a line of text. Resolves to it, or to null if the user gave up. `check(text)` returns what is wrong with it, or a
 // falsy value.
-export function prompt({ title, text, label = title, value = "", confirm = "Save", check = () => "" }) {
+export function prompt({ title, text, label, value, confirm, check }) {
   const fault = element("p", { class: "dialog-fault", role: "alert", id: "dialog-fault" });
   const input = element("input", {
     type: "text", class: "field", value, "aria-label": label, autocomplete: "off", spellcheck: "false",
@@ -33,7 +33,7 @@ export function prompt({ title, text, label = title, value = "", confirm = "Save
     input.focus();
   };
   const buttons = row(button("Cancel", "quiet", () => view.close()), element("button", { class: "primary", type: "submit" }, confirm));
-  const view = openDialog({ title, class: "dialog-ask", content: form(submit, text && paragraph(text), input, fault, buttons) });
+  const view = openDialog({ title, class: "dialog-ask", content: form(submit, paragraph(text), input, fault, buttons) });
   input.focus();
   input.select();
   return view.closed.then((answer) => answer ?? null);
@@ -51,7 +51,6 @@ export function showKeys(groups) {
     content: [element("div", { class: "keys-groups" }, groups.map(list)), row(button("Close", "quiet", () => view.close()))],
   });
   view.dialog.scrollTop = 0;  // the focus is on its last line
-  return view.closed;
 }
 
 // Any other dialog. `title` names it and is its heading unless `heading` is false. `close(answer)` closes it; `closed` resolves to
@@ -130,11 +129,11 @@ function paragraph(text) {
   return element("div", { class: "dialog-text" }, typeof text === "string" ? element("p", { text }) : text);
 }
 
-function row(...buttons) {
+export function row(...buttons) {
   return element("div", { class: "dialog-buttons" }, ...buttons);
 }
 
-function button(text, name, onclick) {
+export function button(text, name, onclick) {
   return element("button", { class: name, type: "button", onclick }, text);
 }
 

@@ -17,10 +17,6 @@ export function svg(tag, properties = {}, ...children) {
   return fill(document.createElementNS(SVG, tag), properties, children);
 }
 
-export function fragment(...children) {
-  return append(document.createDocumentFragment(), children);
-}
-
 // Puts these children in the place of all that `parent` has.
 export function replace(parent, ...children) {
   parent.replaceChildren();

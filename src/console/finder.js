@@ -1,6 +1,8 @@
 // Finds what has all words of a query, in titles and in texts, page by page; a newer query ends the one before. It makes no
 // nodes.
 
+import { server, sessionPath } from "./server.js";
+
 const TITLES = 6;
 const TITLES_OF_NOTHING = 12;
 // The server looks at 2000 titles for a page. A title that was not set is the beginning of a message, which is searched as well.
@@ -15,7 +17,7 @@ const WAIT_SECONDS_MAX = 30;
 //   found.next        where to go on with more(); null: everything was searched
 //   found.incomplete  why something may be missing
 //   found.fault       the ServerError that ended it; busy: the server searches for others, and it is tried again
-export function finder({ server, changed }) {
+export function finder({ changed }) {
   let abort, readings = 0, isReadingMessages = false;
   const found = { query: "", titles: [], messages: [], next: null, isReading: false, incomplete: "", fault: undefined, isBusy: false };
   // Titles by session: texts are found in sessions that the list may not have read.
@@ -132,7 +134,7 @@ export function finder({ server, changed }) {
     for (const { session_id } of messages) {
       if (titles.has(session_id) || signal.aborted) continue;
       titles.set(session_id, session_id);
-      const session = await server.get(`/api/chat/sessions/${encodeURIComponent(session_id)}`, { signal }).catch(() => undefined);
+      const session = await server.get(sessionPath(session_id), { signal }).catch(() => undefined);
       if (session) remember([session]);
       else titles.delete(session_id);
       changed();

@@ -11,10 +11,10 @@ import { sessionStore } from "./sessions.js";
 import { shortTime } from "./time.js";
 
 // `onOpen(session_id)` opens one; `onErased(session_id)` is told of one that was erased here. `onNew`, `onSearch`, `onExport(
-// session_ids)` and `onImport` are what the buttons of that name do; without it there is no such button.
-export function sessionList({ server, onOpen, onErased, onNew, onSearch, onExport, onImport, canWrite, canAdmin }) {
-  const store = sessionStore({ server, changed: paint });
-  const actions = sessionActions({ server, store, gone: onErased });
+// session_ids)` and `onImport` are what the buttons of that name do.
+export function sessionList({ onOpen, onErased, onNew, onSearch, onExport, onImport, canWrite, canAdmin }) {
+  const store = sessionStore({ changed: paint });
+  const actions = sessionActions({ store, gone: onErased });
   const selected = new Set();
   let open, from, isSelecting = false, isLive = true;
 
@@ -41,7 +41,7 @@ export function sessionList({ server, onOpen, onErased, onNew, onSearch, onExpor
     rows.paint();
   }
 
-  // ------------------------------------------------------------------ a row
+  // --- a row ---
 
   function fill(node, index) {
     const row = store.at(index);
@@ -72,7 +72,7 @@ export function sessionList({ server, onOpen, onErased, onNew, onSearch, onExpor
     return element("span", { class: "row-preview", dir: "auto" }, last.role === "user" && hidden("You: "), last.text);
   }
 
-  // ---------------------------------------------------------- head and notes
+  // --- head and notes ---
 
   function paintHeader() {
     const state = JSON.stringify([selected.size, isSelecting, store.archived, picked().every((row) => row.pinned)]);
@@ -90,9 +90,9 @@ export function sessionList({ server, onOpen, onErased, onNew, onSearch, onExpor
     }, text);
     return [
       element("div", { class: "list-bar" },
-        onNew && canWrite && element("button", { class: "primary", type: "button", dataset: { name: "new" }, onclick: onNew }, icon("plus"), "New"),
+        canWrite && element("button", { class: "primary", type: "button", dataset: { name: "new" }, onclick: onNew }, icon("plus"), "New"),
         element("span", { class: "bar-space" }),
-        onSearch && button("search", "Search", onSearch, "Ctrl+K"),
+        button("search", "Search", onSearch, "Ctrl+K"),
         button("more", "More", ({ currentTarget }) => listMenu(currentTarget))),
       element("div", { class: "list-views", role: "group", "aria-label": "View" }, view(false, "Conversations"), view(true, "Archive")),
     ];
@@ -107,7 +107,7 @@ export function sessionList({ server, onOpen, onErased, onNew, onSearch, onExpor
       element("span", { class: "list-count", role: "status", text: `${chosen.length} selected` }),
       canWrite && button("pin", allPinned ? "Unpin" : "Pin", () => actions.pin(picked(), !allPinned), "P", none),
       canWrite && button("archive", store.archived ? "Restore" : "Archive", () => actions.archive(picked(), !store.archived), "A", none),
-      onExport && button("download", "Export", () => onExport(picked().map((row) => row.session_id)), undefined, none),
+      button("download", "Export", () => onExport(picked().map((row) => row.session_id)), undefined, none),
       canAdmin && button("erase", "Erase", () => actions.erase(picked()), "Delete", none));
   }
 
@@ -139,7 +139,7 @@ export function sessionList({ server, onOpen, onErased, onNew, onSearch, onExpor
       : "No conversations yet. Each is listed here as soon as it has a message, from this page or any other client." });
   }
 
-  // ------------------------------------------------------------- what one does
+  // --- what one does ---
 
   function retry() {
     return store.next === undefined ? store.reload() : store.load();
@@ -217,11 +217,11 @@ export function sessionList({ server, onOpen, onErased, onNew, onSearch, onExpor
     const on = several ? picked() : [row];
     const entries = [
       !several && { label: "Open", icon: "open", key: "Enter", run: () => choose(id) },
-      canWrite && !several && { label: "Rename…", icon: "rename", key: "F2", run: () => actions.rename(row) },
+      canWrite && !several && { label: "Rename…", icon: "edit", key: "F2", run: () => actions.rename(row) },
       canWrite && { label: row.pinned ? "Unpin" : "Pin", icon: "pin", key: "P", run: () => actions.pin(on, !row.pinned) },
       canWrite && { label: store.archived ? "Restore" : "Archive", icon: "archive", key: "A", run: () => actions.archive(on, !store.archived) },
       !several && { label: "Select", icon: "select", key: "Space", run: () => toggle(id) },
-      onExport && { label: "Export…", icon: "download", run: () => onExport(on.map((one) => one.session_id)) },
+      { label: "Export…", icon: "download", run: () => onExport(on.map((one) => one.session_id)) },
       canAdmin && null,
       canAdmin && { label: "Erase…", icon: "erase", key: "Delete", danger: true, run: () => actions.erase(on) },
     ];
@@ -231,8 +231,8 @@ export function sessionList({ server, onOpen, onErased, onNew, onSearch, onExpor
   function listMenu(at) {
     const entries = [
       { label: "Select several", icon: "select", run: () => { isSelecting = true; paint(); rows.box.focus(); } },
-      onExport && { label: "Export…", icon: "download", run: () => onExport([]) },
-      onImport && canAdmin && { label: "Import…", icon: "upload", run: onImport },
+      { label: "Export…", icon: "download", run: () => onExport([]) },
+      canAdmin && { label: "Import…", icon: "upload", run: onImport },
     ];
     openMenu({ label: "More", at, entries: entries.filter(Boolean) });
   }
@@ -276,10 +276,9 @@ export function sessionList({ server, onOpen, onErased, onNew, onSearch, onExpor
   }
 
   paint();
-  const live = follow({ server, onEvent: store.touch, onAnew: store.reload, onState: (now) => { isLive = now; paint(); } });
+  const live = follow({ onEvent: store.touch, onAnew: store.reload, onState: (now) => { isLive = now; paint(); } });
   return {
     element: whole,
-    refresh: store.refresh,
     // Marks the session that is open, and brings it into sight if it is listed.
     show(id) {
       open = id;

@@ -1,7 +1,7 @@
 // Follows the feed of all sessions while the page is visible. A browser opens six connections to a host, so a page that nobody
 // looks at holds none. It knows nothing of what becomes of the events.
 
-import { events } from "./server.js";
+import { events, server } from "./server.js";
 
 const PAUSE_MS = 1000;
 const PAUSE_MS_MAX = 30_000;
@@ -10,7 +10,7 @@ const ANEW_AFTER_MS = 300_000;
 
 // `onEvent(event)` gets each event; `onAnew()` is called, and waited for, where events may have been missed, also at the start;
 // `onState(connected)` tells whether events come.
-export function follow({ server, onEvent, onAnew, onState = () => {} }) {
+export function follow({ onEvent, onAnew, onState }) {
   let abort, cursor, hidden = 0;
   const turn = () => {
     abort?.abort();

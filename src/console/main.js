@@ -51,10 +51,10 @@ function show() {
   banner.show(status);
   const admin = status.access === "admin";
   files = transfer({ server, canAdmin: admin, current: () => chat?.recorded, titleOf: (session) => list.titleOf(session) });
-  search = searchDialog({ server, onOpen: go });
+  search = searchDialog({ onOpen: go });
   list?.close();
   list = sessionList({
-    server, canWrite: writable, canAdmin: admin,
+    canWrite: writable, canAdmin: admin,
     onOpen: (session) => go(session), onNew: () => go(""), onSearch: () => search.open(),
     onExport: (sessions) => files.openExport(sessions), onImport: () => files.openImport(), onErased: (session) => session === chat.session && go(""),
   });

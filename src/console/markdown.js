@@ -1,20 +1,18 @@
 // Makes nodes of Markdown: of the blocks of markdown-blocks.js, and what markdown-inline.js finds in them. No text makes it slow.
-import { element, fragment, replace } from "./dom.js";
+import { element, replace } from "./dom.js";
 import { blocks, textOf } from "./markdown-blocks.js";
 import { inline } from "./markdown-inline.js";
-
-export { blocks };
 
 // Beyond, the rest is shown as it was written, in pieces that the browser lays out when they come into sight.
 const NODES_MAX = 20_000;
 const PLAIN_PIECE = 16_384;
 const LANGUAGE_MAX = 1000;
 
-// The nodes of a whole text.
+// A whole text.
 export function markdown(text) {
   const view = new MarkdownView();
   view.update(text);
-  return fragment([...view.element.childNodes]);
+  return view.element;
 }
 
 // A text that grows: `element` shows it, update(text) shows more of it. Blocks that are finished stay as they are, with what
@@ -91,7 +89,7 @@ export class MarkdownView {
     this.tail = { plain: true, node: element("div") };
     this.element.append(this.tail.node);
     while (this.from < text.length) {
-      const end = pieceEnd(text, this.from);
+      const end = cut(text, this.from, this.from + PLAIN_PIECE);
       if (end === text.length) break;
       this.tail.node.before(plainPiece(text.slice(this.from, end)));
       this.from = end;
@@ -104,13 +102,13 @@ function plainPiece(text) {
   return element("p", { class: "plain", text });
 }
 
-// At the end of a line if there is one, and not within a pair of surrogates.
-function pieceEnd(text, from) {
-  const most = from + PLAIN_PIECE;
+// Where to cut a text: at the end of a line if there is one after `least`, and not within a pair of surrogates.
+export function cut(text, least, most) {
   if (most >= text.length) return text.length;
   const newline = text.lastIndexOf("\n", most);
-  if (newline > from) return newline + 1;
-  return text.charCodeAt(most) >= 0xdc00 && text.charCodeAt(most) < 0xe000 ? most + 1 : most;
+  if (newline > least) return newline + 1;
+  const code = text.charCodeAt(most);
+  return code >= 0xdc00 && code < 0xe000 ? most + 1 : most;
 }
 
 export function render(block) {

@@ -3,7 +3,7 @@
 
 import { GrowingBody, rendered, written } from "./body.js";
 import { copyButton } from "./clipboard.js";
-import { element, replace } from "./dom.js";
+import { element, replace, set } from "./dom.js";
 import { icon } from "./icon.js";
 import { textField } from "./input.js";
 import { clockTime, dayOf } from "./time.js";
@@ -151,7 +151,7 @@ function action(label, name, onclick) {
   return element("button", { class: "icon", type: "button", "aria-label": label, title: label, onclick }, icon(name));
 }
 
-function button(text, name, onclick) {
+export function button(text, name, onclick) {
   return element("button", { class: "quiet small", type: "button", onclick }, icon(name), text);
 }
 
@@ -169,7 +169,6 @@ function openEditor(view, message, { edit }) {
     element("span", { class: "muted", text: "What follows stays as another version." }),
     element("button", { class: "quiet", type: "button", onclick: close }, "Cancel"),
     element("button", { class: "primary", type: "button", onclick: () => submit(field.value) }, "Send"))));
-  view.close = close;
   field.focus();
   field.setSelectionRange(field.value.length, field.value.length);
 }
@@ -189,9 +188,7 @@ function setDay(parent, text) {
 function setVersions(row, { at, count, go }) {
   row.querySelector(".versions")?.remove();
   if (count < 2) return;
-  const step = (label, name, by, enabled) => element("button", {
-    class: "icon", type: "button", "aria-label": label, title: label, disabled: !enabled, onclick: () => go(by),
-  }, icon(name));
+  const step = (label, name, by, enabled) => set(action(label, name, () => go(by)), { disabled: !enabled });
   row.prepend(element("span", { class: "versions", role: "group", "aria-label": "Versions" },
     step("The version before", "back", -1, at > 0),
     element("span", { text: `${at + 1} / ${count}` }),

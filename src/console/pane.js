@@ -7,7 +7,7 @@ import { toast } from "./dialog.js";
 import { element, replace } from "./dom.js";
 import { icon } from "./icon.js";
 import { codeOf } from "./markdown.js";
-import { edit } from "./message.js";
+import { button, edit } from "./message.js";
 import { server, sessionPath } from "./server.js";
 import { Transcript } from "./transcript.js";
 import { welcome } from "./welcome.js";
@@ -36,6 +36,7 @@ export class Pane {
       sent: () => this.transcript.toNewest(),
       goTo: (id) => this.#try(this.conversation.goTo(id)),
       help,
+      writable,
     });
     this.element = element("div", { class: "pane", onclick: (event) => this.#copyCode(event) },
       element("header", { class: "pane-head" }, button, element("div", { class: "titles" }, this.#title, this.#from),
@@ -51,7 +52,7 @@ export class Pane {
     replace(this.#from);
     document.title = "chatkeep";
     this.transcript.open(conversation);
-    this.composer.open(conversation, { writable: this.writable });
+    this.composer.open(conversation);
   }
 
   focus() {
@@ -155,7 +156,7 @@ export class Pane {
 
   #unanswered() {
     return element("p", { class: "note unanswered" }, "This message was recorded without an answer. ",
-      element("button", { class: "quiet small", type: "button", onclick: () => this.conversation.answerLast() }, icon("retry"), "Have it answered"));
+      button("Have it answered", "retry", () => this.conversation.answerLast()));
   }
 
   // A screen reader is told what arrived once it is whole, not each piece.

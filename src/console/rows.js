@@ -7,8 +7,8 @@ const MARGIN_ROWS = 8;
 let lists = 0;
 
 // `model` is { count(), key(index), indexOf(key), fill(node, index), total() }: `fill` sets what a row shows, `total` is the number
-// of all rows if it is known, else -1. `near()` is called when the end comes near; `active(key)` when another row is the active one.
-export function windowedRows({ label, model, near = () => {}, active = () => {}, ...handlers }) {
+// of all rows if it is known, else -1. `near()` is called when the end comes near.
+export function windowedRows({ label, model, near, ...handlers }) {
   const prefix = `rows-${lists += 1}`;
   const space = element("div", { class: "rows-space", role: "presentation" });
   const box = element("div", {
@@ -43,7 +43,7 @@ export function windowedRows({ label, model, near = () => {}, active = () => {},
     if (current === undefined || count === 0) return -1;
     const found = model.indexOf(current);
     currentIndex = found >= 0 ? found : Math.min(currentIndex, count - 1);
-    if (found < 0) active(current = model.key(currentIndex));
+    if (found < 0) current = model.key(currentIndex);
     return currentIndex;
   }
 
@@ -86,7 +86,6 @@ export function windowedRows({ label, model, near = () => {}, active = () => {},
 
   function activate(key, scroll = true) {
     if (key === undefined) return;
-    if (key !== current) active(key);
     current = key;
     if (scroll) reveal(key);
     paint();

@@ -12,19 +12,19 @@ import { plural } from "./units.js";
 const TYPING_MS = 150;
 const LIST_ID = "search-found";
 
-export function searchDialog({ server, onOpen }) {
+export function searchDialog({ onOpen }) {
   let view;
   return {
     open() {
       if (view) return;
-      view = openSearch({ server, onOpen });
+      view = openSearch({ onOpen });
       view.closed.then(() => { view = undefined; });
     },
   };
 }
 
-function openSearch({ server, onOpen }) {
-  const search = finder({ server, changed: later });
+function openSearch({ onOpen }) {
+  const search = finder({ changed: later });
   let active = 0, chosen, timer, frame;
 
   const field = element("input", {
@@ -44,11 +44,24 @@ function openSearch({ server, onOpen }) {
 
   function typed() {
     clearTimeout(timer);
-    timer = setTimeout(() => {
-      [active, chosen] = [0, undefined];
-      list.scrollTop = 0;
-      search.find(field.value);
-    }, TYPING_MS);
+    timer = setTimeout(find, TYPING_MS);
+  }
+
+  function find() {
+    clearTimeout(timer);
+    timer = undefined;
+    [active, chosen] = [0, undefined];
+    list.scrollTop = 0;
+    return search.find(field.value);
+  }
+
+  // It may come before the words were searched for: then it opens what they find, unless they become others.
+  async function enter() {
+    const words = field.value;
+    if (timer) await find();
+    if (!field.isConnected || field.value !== words) return;
+    paint();
+    open(options()[active]);
   }
 
   function later() {
@@ -86,7 +99,7 @@ function openSearch({ server, onOpen }) {
     const count = options().length;
     const page = Math.max(1, Math.floor(list.clientHeight / 64));
     const step = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page }[event.key];
-    if (event.key === "Enter" && !event.isComposing) open(options()[active]);
+    if (event.key === "Enter" && !composes(event)) enter();
     else if (step !== undefined && count) move(active + step, Math.abs(step) === 1, count);
     else if ((event.ctrlKey || event.metaKey) && event.key === "k") field.select();
     else return;

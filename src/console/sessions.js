@@ -3,7 +3,7 @@
 // The server lists by newest activity and does not move pinned sessions; here they stand first. Rows are kept sorted, so a place
 // is found by bisection also among a hundred thousand.
 
-import { sessionPath } from "./server.js";
+import { server, sessionPath } from "./server.js";
 
 const SESSIONS = "/api/chat/sessions";
 const PAGE_ROWS = 100;
@@ -20,7 +20,7 @@ const AGAIN_MS_MAX = 60_000;
 const ROWS_AGAIN_MAX = 500;
 
 // `changed()` is called after every change; `moved` tells which row went elsewhere, if one did.
-export function sessionStore({ server, changed }) {
+export function sessionStore({ changed }) {
   const list = {
     archived: false,        // which view
     pinned: [], rest: [],   // newest activity first

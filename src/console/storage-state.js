@@ -1,7 +1,7 @@
 // Says in sentences where messages are, and what has happened since the page is open.
-import { bytes, count, moment, span } from "./units.js";
+import { bytes, count, moment, plural, span } from "./units.js";
 
-const messages = (n) => `${count(n)} ${n === 1 ? "message" : "messages"}`;
+const messages = (n) => plural(n, "message");
 const wait = (n) => `${messages(n)} ${n === 1 ? "waits" : "wait"}`;
 
 // { kind, title, text, … }: kind is ok, busy, away, refusing or local. Where there are any: the reason, the section of the
@@ -101,7 +101,6 @@ export class Diary {
     if (!outage) return;
     outage.most = Math.max(outage.most, queue.pending);
     if (mongo.status === "ok" && before !== "ok") {
-      outage.back = at;
       this.#write(at, `MongoDB is back after ${span(Math.round((at - outage.began) / 1000))}; ${wait(queue.pending)} to be sent.`);
     }
     if (mongo.status === "ok" && queue.pending === 0) {

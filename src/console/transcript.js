@@ -4,7 +4,7 @@
 import { element, replace } from "./dom.js";
 import { Ending } from "./ending.js";
 import { icon } from "./icon.js";
-import { messageView } from "./message.js";
+import { button, messageView } from "./message.js";
 import { Place } from "./place.js";
 import { plural } from "./units.js";
 
@@ -89,8 +89,8 @@ export class Transcript {
     const { conversation } = this;
     this.place.leaveEnd();
     while (conversation.more && conversation === this.conversation) await conversation.older(500);
-    const first = conversation.messages[0];
-    return first && conversation === this.conversation ? this.showMessage(first.id) : false;
+    const [first] = conversation.messages;
+    if (first && conversation === this.conversation) await this.showMessage(first.id);
   }
 
   // Scrolls to a message, and loads older ones until it is there. Resolves to whether it is.
@@ -205,7 +205,7 @@ export class Transcript {
   #showTop() {
     const { conversation } = this;
     const { loaded, more, incomplete, interrupted, refusal } = conversation;
-    const retry = (again) => element("button", { class: "quiet small", type: "button", onclick: again }, icon("retry"), "Try again");
+    const retry = (again) => button("Try again", "retry", again);
     const say = this.#from > 0 ? ["\u00a0"]
       : this.#trouble ? [`Older messages: ${this.#trouble}`, retry(() => this.#older())]
       : incomplete ? [icon("warning"), `Older messages may be missing here: ${incomplete}`, retry(() => conversation.reload())]

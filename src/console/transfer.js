@@ -1,7 +1,7 @@
 // Export and import from the page: the questions before, what is told meanwhile, the summary after. How the bytes go stands in
 // download.js and upload.js.
 
-import { openDialog, toast } from "./dialog.js";
+import { button, openDialog, row, toast } from "./dialog.js";
 import { element, replace, set } from "./dom.js";
 import { FORMATS, download, openFile } from "./download.js";
 import { bytes } from "./units.js";
@@ -14,7 +14,7 @@ let taker;
 
 // `current()` is the session that is open, if one; `titleOf(session_id)` what it is called. openExport(session_ids) asks how to export these, or the one that is open, or
 // everything; openImport() asks for a file. Files that are dropped on the page are taken as well. Import needs admin access.
-export function transfer({ server, canAdmin, current = () => undefined, titleOf = (id) => id }) {
+export function transfer({ server, canAdmin, current, titleOf }) {
   let dropped;
 
   function openExport(sessions = []) {
@@ -40,9 +40,7 @@ export function transfer({ server, canAdmin, current = () => undefined, titleOf 
       content: element("form", { onsubmit: submit },
         element("fieldset", {}, element("legend", { text: "What" }), scopes),
         element("fieldset", {}, element("legend", { text: "As" }), formats),
-        element("div", { class: "dialog-buttons" },
-          element("button", { class: "quiet", type: "button", onclick: () => view.close() }, "Cancel"),
-          element("button", { class: "primary", type: "submit" }, "Export"))),
+        row(button("Cancel", "quiet", () => view.close()), element("button", { class: "primary", type: "submit" }, "Export"))),
     });
   }
 
@@ -107,7 +105,7 @@ export function transfer({ server, canAdmin, current = () => undefined, titleOf 
         zone, what,
         element("label", { class: "import-into" }, element("span", { text: "Into one conversation (optional)" }), into),
         element("p", { class: "dialog-hint", id: "import-into-why", text: "Its id: letters, digits and . _ - : @. Without one each message goes to the conversation that its line names." }),
-        element("div", { class: "dialog-buttons" }, element("button", { class: "quiet", type: "button", onclick: () => view.close() }, "Cancel"), start)),
+        row(button("Cancel", "quiet", () => view.close()), start)),
     });
     dropped = { look, close: view.close };
     view.closed.then(() => { dropped = undefined; });
@@ -189,7 +187,7 @@ function summarise(file, result) {
         element("tbody", {}, shown.map(({ line, reason, detail }) => element("tr", {},
           element("td", { text: line }), element("td", { text: detail ?? reason })))))),
       more > 0 && element("p", { class: "dialog-hint", text: `and ${more} more` }),
-      element("div", { class: "dialog-buttons" }, element("button", { class: "primary", type: "button", onclick: () => view.close() }, "Close")),
+      row(button("Close", "primary", () => view.close())),
     ],
   });
 }

@@ -45,12 +45,7 @@ export class Versions {
     const from = this.#rewinds.filter(({ to }) => to === parent).slice(-SIBLINGS_MAX).map(({ id }) => id);
     const found = await Promise.all([parent ?? BEGINNING, ...from].map((id) => this.#next(id)));
     const ids = [...new Set(found.filter(Boolean))].sort();
-    return ids.map((id) => ({ id, cursor: this.#newest(id) }));
-  }
-
-  // The cursor of the version that a message is in, the newest one.
-  cursorOf(id) {
-    return this.#newest(id);
+    return ids.map((id) => ({ id, cursor: this.cursorOf(id) }));
   }
 
   // The message after that record in the same line, or undefined.
@@ -64,8 +59,9 @@ export class Versions {
     return this.#rewinds.findLastIndex((rewind) => rewind.id <= id);
   }
 
-  // Of the lines that hang on this message, directly or by others, the newest ends the version; the next rewind is its cursor.
-  #newest(id) {
+  // The cursor of the newest version that a message is in. Of the lines that hang on it, directly or by others, the newest ends
+  // the version; the next rewind is its cursor.
+  cursorOf(id) {
     let newest = this.#line(id);
     const below = new Map([[newest, id]]);  // line: from which id on it belongs to this message
     for (let line = newest + 1; line < this.#rewinds.length; line += 1) {

@@ -33,8 +33,7 @@ const absolute = (text) => text.replaceAll(/(\]\(|\]\(<|href="|src=")\/?(ur[il]\
 const render = (page, texts) => page.evaluate(async (given) => {
   const { markdown } = await import("/console/markdown.js");
   return given.map((text) => {
-    const box = document.createElement("div");
-    box.append(markdown(text));
+    const box = markdown(text);
     for (const code of box.querySelectorAll(".code")) code.replaceWith(code.querySelector("pre"));
     return box.innerHTML;
   });
