@@ -103,8 +103,11 @@ export class Conversation {
     while (this.place(id) === 0 && this.more) await this.older();
     const index = this.place(id);
     if (index < 0 || (index === 0 && this.incomplete)) throw new Error("What precedes this message cannot be read now.");
+    const rewind_to = this.messages[index - 1]?.id ?? null;
+    // Pressed twice, it is the same edit.
+    if (this.waiting.some((one) => one.rewind_to === rewind_to && one.message === message)) return;
     if (this.state === "processing") this.stop();
-    this.send(message, this.messages[index - 1]?.id ?? null);
+    this.send(message, rewind_to);
   }
 
   // Asks the question of that answer again.

@@ -12,12 +12,22 @@ async function path(server, session) {
   return messages.map(({ text }) => text);
 }
 
+async function copied(server, session) {
+  const lines = (await server.api("GET", `/api/chat/export?session_id=${session}`)).trim().split("\n").map((line) => JSON.parse(line));
+  return lines.filter(({ metadata }) => metadata.type !== "session").map(({ text }) => text);
+}
+
+// Enter is pressed twice before anything can answer.
 async function edit(page, message, text) {
   await message.hover();
   await message.getByRole("button", { name: "Edit", exact: true }).click();
   const editor = page.getByRole("textbox", { name: "Edit your message" });
   await editor.fill(text);
-  await editor.press("Enter");
+  await editor.evaluate((field) => {
+    for (const turn of ["first", "second"]) {
+      field.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", code: turn, bubbles: true, cancelable: true }));
+    }
+  });
 }
 
 test("an edited message begins another version, and the one before can be looked at and gone back to", async ({ chatkeep, open, axe, picture }) => {
@@ -80,7 +90,7 @@ test("the first message can be edited, and Escape leaves it as it is", async ({ 
   await shows(page, ["one", "one"]);
 });
 
-test("an answer is given again, also one that is in progress", async ({ chatkeep, slowModel, open }) => {
+test("an answer is given again once, also one that is in progress", async ({ chatkeep, slowModel, open }) => {
   const model = await slowModel();
   const server = await chatkeep({ model });
   const page = await open(server, { at: "#/chat/again" });
@@ -90,7 +100,10 @@ test("an answer is given again, also one that is in progress", async ({ chatkeep
   first.say("first answer");
   first.end();
   await answers(page).getByText("first answer").waitFor();
-  await answers(page).getByRole("button", { name: "Answer again" }).click();
+  await answers(page).getByRole("button", { name: "Answer again" }).evaluate((button) => {
+    button.click();
+    button.click();
+  });
   const second = await model.asked();
   assert.deepEqual(second.messages.map(({ text }) => text), ["question"]);
   second.say("second ans");
@@ -98,6 +111,7 @@ test("an answer is given again, also one that is in progress", async ({ chatkeep
   await edit(page, mine(page), "better question");
   const third = await model.asked();
   assert.equal(third.text, "better question");
+  assert.equal(await page.locator(".unsent").count(), 0, "pressed twice it is sent once");
   third.say("third answer");
   third.end();
   await shows(page, ["better question", "third answer"]);
