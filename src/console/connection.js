@@ -47,6 +47,7 @@ export class Connection {
     clearTimeout(this.#timer);
     clearTimeout(this.#silence);
     this.#socket?.close();
+    this.#socket = undefined;
   }
 
   async #take(socket, frame) {

@@ -31,6 +31,7 @@ export class Conversation {
   #queue = Promise.resolve();
   #connection;
   #closed = false;
+  #works = 0;                // see during()
   #last = "";                // the newest message that is known; ids rise
   #top;                      // where older pages go on
   #greeted = false;          // until the server has said after its welcome whether an answer is in progress
@@ -38,7 +39,8 @@ export class Conversation {
   // changed() is called after each change. notice(frame): the text of the help, an error that belongs to no message, or that
   // the session's title or marks were set.
   constructor(session, { changed, notice = () => {} }) {
-    Object.assign(this, { session, changed, notice });
+    // A page that was asked for before the end comes all the same.
+    Object.assign(this, { session, changed: () => this.#closed || changed(), notice });
     this.#connection = new Connection(session, {
       frame: (frame, isCurrent) => this.#inTurn(() => isCurrent() && this.#handle(frame)),
       lost: (code) => this.#lost(code),
@@ -61,7 +63,18 @@ export class Conversation {
 
   // Whether leaving now would lose something, or end an answer where `responder.on_disconnect` is `stop`.
   get busy() {
-    return this.hasUnsent || this.state === "processing";
+    return this.hasUnsent || this.#works > 0 || this.state === "processing";
+  }
+
+  // Gives what `work` resolves to. It may read page after page, so until then the conversation is followed.
+  async during(work) {
+    this.#works += 1;
+    try {
+      return await work;
+    } finally {
+      this.#works -= 1;
+      this.changed();
+    }
   }
 
   place(id) {
@@ -165,7 +178,7 @@ export class Conversation {
 
   // Frames and pages are worked on one after the other.
   #inTurn(work) {
-    const done = this.#queue.then(() => this.#closed || work());
+    const done = this.#queue.then(work);
     this.#queue = done.catch(() => {});
     return done;
   }

@@ -28,7 +28,7 @@ export class Pane {
     this.actions = writable ? {
       edit: (message, text) => this.#try(this.conversation.edit(message, text), true),
       regenerate: (message) => this.#try(this.conversation.regenerate(message), true),
-      branchOff: (message) => this.#branchOff(message, newId()),
+      branchOff: (message) => this.#branchOff(this.conversation, message, newId(), this.title),
     } : {};
     this.transcript = new Transcript({ actions: () => this.actions, note: () => this.#atEnd(), takenBack: (text) => this.composer.empty && this.composer.write(text) });
     this.composer = new Composer({
@@ -64,14 +64,13 @@ export class Pane {
   async showMessage(id) {
     const { conversation } = this;
     if (!conversation.loaded) await new Promise((resolve) => { this.onceLoaded = resolve; });
-    if (conversation !== this.conversation) return;
-    const shown = await this.#try(this.transcript.showMessage(id));
-    if (shown !== false) return;
-    // It is not in the current version: the one that it is in is looked at.
+    const show = () => conversation === this.conversation ? this.#try(this.transcript.showMessage(id)) : undefined;
+    if ((await show()) !== false) return;
+    // It is not in the version that is shown: the one that it is in is looked at.
     await this.#try(conversation.versions.read());
     const cursor = conversation.versions.cursorOf(id);
-    if (cursor) await this.#try(conversation.look(cursor));
-    if (!cursor || (await this.#try(this.transcript.showMessage(id))) === false) toast("This message is not in the history any more.");
+    if (cursor !== conversation.looking) await this.#try(conversation.look(cursor));
+    if ((await show()) === false) toast("This message is not in the history any more.");
   }
 
   // The conversation has changed: the page follows with the next frame.
@@ -119,18 +118,18 @@ export class Pane {
     this.title = known.title;
   }
 
-  // Copies the path to a message into a new conversation, and opens that.
-  async #branchOff(message, session) {
+  // Copies the path to a message into a new conversation, and opens that, unless the user has opened another one meanwhile.
+  async #branchOff(...what) {
+    const [conversation, message, session, title] = what;
     const note = toast("Copying the conversation…", { stay: true });
     try {
-      await branchOff(this.conversation, message, session, { title: this.title, progress: (share) => note.progress(share) });
-      note.close();
-      this.go(session);
+      await conversation.during(branchOff(conversation, message, session, { title, progress: (share) => note.progress(share) }));
+      if (conversation === this.conversation) this.go(session);
       toast("A new conversation goes on from there.");
     } catch (error) {
-      note.close();
-      toast(`Not all was copied: ${error.message}`, { error: true, action: { label: "Go on", run: () => this.#branchOff(message, session) } });
+      toast(`Not all was copied: ${error.message}`, { error: true, action: { label: "Go on", run: () => this.#branchOff(...what) } });
     }
+    note.close();
   }
 
   // What stands at the end of the messages. The same nodes stay while what they say is the same.
@@ -179,11 +178,12 @@ export class Pane {
     setTimeout(() => { button.textContent = label; }, 1500);
   }
 
-  // Resolves to what `work` gives; a fault is shown. `newest`: what comes of it is at the end.
+  // Resolves to what `work` on the conversation gives; a fault is shown. `newest`: what comes of it is at the end.
   async #try(work, newest = false) {
+    const { conversation } = this;
     try {
-      const done = await work;
-      if (newest) this.transcript.toNewest();
+      const done = await conversation.during(work);
+      if (newest && conversation === this.conversation) this.transcript.toNewest();
       return done;
     } catch (error) {
       if (error.name !== "ServerError") console.error(error);

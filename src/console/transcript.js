@@ -93,13 +93,14 @@ export class Transcript {
     if (first && conversation === this.conversation) await this.showMessage(first.id);
   }
 
-  // Scrolls to a message, and loads older ones until it is there. Resolves to whether it is.
+  // Scrolls to a message, and loads older ones until it is there. Resolves to false if it is not in this version.
   async showMessage(id) {
     const { conversation } = this;
-    while (conversation.place(id) < 0 && conversation.more) await conversation.older(500);
-    if (conversation !== this.conversation || conversation.place(id) < 0) return false;
-    this.update();
+    while (conversation === this.conversation && conversation.place(id) < 0 && conversation.more) await conversation.older(500);
+    if (conversation !== this.conversation) return undefined;
     const index = conversation.place(id);
+    if (index < 0) return false;
+    this.update();
     this.#from = Math.max(0, index - FIRST);
     this.#to = Math.min(this.#all.length, index + FIRST);
     this.#sync();

@@ -120,13 +120,29 @@ test("an answer goes on while another conversation is open, and is shown whole a
 
 test("a message that waits is sent though another conversation was opened", async ({ chatkeep, open }) => {
   const server = await chatkeep();
-  const page = await open(server, { at: "#/chat/one" });
+  const page = await open(server, { at: "#/chat/two" });
+  const show = (session) => page.evaluate((hash) => new Promise((resolve) => {
+    addEventListener("hashchange", resolve, { once: true });
+    location.hash = hash;
+  }), `#/chat/${session}`);
+  await page.getByRole("heading", { name: "A conversation that is kept" }).waitFor();
+  // What the first visit asks for is answered during the second.
+  let late;
+  await page.route(/session_id=one&role=system/, (route) => { late = route; }, { times: 1 });
+  await show("one");
+  await until("the versions are asked for", () => late);
+  await show("two");
+  await show("one");
+  await late.continue();
   await write(page, "ping");
   await answers(page).getByText("pong!").waitFor();
   await server.kill9();
   await page.getByText("Not connected.").first().waitFor();
   await write(page, "written without a server");
-  await page.evaluate(() => { location.hash = "#/chat/two"; });
+  await show("two");
+  await show("one");
+  await page.locator(".unsent").getByText("written without a server").waitFor();
+  await show("two");
   await server.restart();
   await until("it is recorded", async () => (await history(server, "one")).includes("written without a server"), 20);
 });

@@ -129,9 +129,7 @@ test("a conversation branches into a new one", async ({ chatkeep, open }) => {
   await page.getByText("Branched from").waitFor();
   const session = new URL(page.url()).hash.split("/")[2];
   assert.notEqual(session, "trunk");
-  const copied = (await server.api("GET", `/api/chat/export?session_id=${session}`)).trim().split("\n").map((line) => JSON.parse(line));
-  const messages = copied.filter(({ metadata }) => metadata.type !== "session");
-  assert.deepEqual(messages.map(({ text }) => text), Array.from({ length: 1202 }, (_, n) => `Message ${n}`));
+  assert.deepEqual(await copied(server, session), Array.from({ length: 1202 }, (_, n) => `Message ${n}`));
   const { metadata, title } = await server.api("GET", `/api/chat/sessions/${session}`);
   assert.equal(metadata.branched_from.session_id, "trunk");
   assert.equal(title, "The trunk (branch)");
@@ -142,12 +140,45 @@ test("a conversation branches into a new one", async ({ chatkeep, open }) => {
   await page.getByRole("region", { name: "Messages" }).getByText("Message 1201").waitFor();
 });
 
-test("a found message of another version is shown in it", async ({ chatkeep, open }) => {
+test("a copy is completed though another conversation is opened meanwhile", async ({ chatkeep, open }) => {
+  const server = await chatkeep();
+  await server.record("trunk", Array.from({ length: 1204 }, (_, n) => `Message ${n}`));
+  await server.api("PATCH", "/api/chat/sessions/trunk", { title: "The trunk" });
+  await server.record("other", ["elsewhere"]);
+  const page = await open(server, { at: "#/chat/trunk", allow: [/status of 503/] });
+  // Older pages come when the test says so, and the first part of the copy is refused.
+  const older = /history\?.*before=/;
+  const held = [];
+  await page.route(older, (route) => held.push(route));
+  await page.route("**/api/chat/messages", (route) => route.fulfill({ status: 503, json: { detail: "no room just now" } }), { times: 1 });
+  await page.getByRole("heading", { name: "The trunk" }).waitFor();
+  await mine(page).filter({ has: page.getByText("Message 1202", { exact: true }) }).getByRole("button", { name: "Go on from here in a new conversation" }).click();
+  await until("an older page is asked for", () => held.length);
+  await page.getByRole("option", { name: /elsewhere/ }).click();
+  await mine(page).getByText("elsewhere").waitFor();
+  await page.unroute(older);
+  for (const route of held) await route.continue();
+
+  await page.getByText("Not all was copied: no room just now").waitFor();
+  await page.getByRole("button", { name: "Go on", exact: true }).click();
+  await page.getByText("A new conversation goes on from there.").waitFor();
+  assert.match(page.url(), /#\/chat\/other$/, "the user stays where he is");
+  const { sessions } = await server.api("GET", "/api/chat/sessions");
+  const copy = sessions.find(({ title }) => title === "The trunk (branch)");
+  assert.equal((await server.api("GET", `/api/chat/sessions/${copy.session_id}`)).metadata.branched_from.session_id, "trunk");
+  assert.deepEqual(await copied(server, copy.session_id), Array.from({ length: 1203 }, (_, n) => `Message ${n}`));
+});
+
+test("a found message is shown in its version, which may be the current one", async ({ chatkeep, open }) => {
   const server = await chatkeep();
   const first = await server.say("found", "one");
   const lost = await server.say("found", "a rare word");
-  await server.api("POST", "/api/chat", { session_id: "found", message: "other", rewind_to: first.assistant_message_id });
+  const current = await server.api("POST", "/api/chat", { session_id: "found", message: "other", rewind_to: first.assistant_message_id });
   const page = await open(server, { at: `#/chat/found/${lost.user_message_id}` });
   await mine(page).getByText("a rare word").waitFor();
-  await page.getByText("You are looking at another version.").waitFor();
+  const looking = page.getByText("You are looking at another version.");
+  await looking.waitFor();
+  await page.goto(`${server.url}/#/chat/found/${current.user_message_id}`);
+  await mine(page).getByText("other").waitFor();
+  await looking.waitFor({ state: "detached" });
 });
