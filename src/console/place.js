@@ -17,6 +17,8 @@ export class Place {
     // Before the first scroll event: new text must not pull the reader back down.
     box.addEventListener("wheel", ({ deltaY, ctrlKey }) => deltaY < 0 && !ctrlKey && this.leaveEnd(), { passive: true });
     const sizes = new ResizeObserver(() => {
+      // Taken out of the page it has no size; put in again it has another one.
+      if (!box.isConnected) return;
       if (this.follows) this.toEnd();
       else this.#restore();
       this.moved();
@@ -101,8 +103,10 @@ export class Place {
   }
 
   #onScroll() {
-    if (this.isAtEnd && this.parts().length) this.follow();
-    else if (this.above < this.#scrolled - 1) this.follows = false;
+    const by = this.above - this.#scrolled;
+    // Near the end one may be on the way up.
+    if (this.isAtEnd && this.parts().length && (by > 0 || this.below <= 1)) this.follow();
+    else if (by < -1) this.follows = false;
     this.#scrolled = this.above;
     if (!this.follows) this.#record();
     this.moved();

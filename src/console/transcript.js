@@ -254,6 +254,7 @@ export class Transcript {
 
   // Puts messages into the page before they are seen, as many as a part of a frame allows, and takes far ones out.
   #move() {
+    if (!this.element.isConnected) return;  // nothing has a size then, so everything would seem to be near
     const end = performance.now() + SLICE_MS;
     const { above, below } = this.place;
     if (above < NEAR && this.#from > 0) {

@@ -75,22 +75,27 @@ test("new text is followed, scrolling up stops that, and a button returns", asyn
   await until("the answer has grown and its end is in view", async () => (await size()) > before + 500 && (await below()) < 2);
 
   await page.mouse.move(700, 400);
-  await page.mouse.wheel(0, -300);
-  await page.getByRole("button", { name: "Newest" }).waitFor();
+  const newest = page.getByRole("button", { name: "Newest" });
   const place = () => scroller(page).evaluate((box) => box.scrollTop);
-  const kept = await until("it stands still", async () => { const [a, b] = [await place(), await place()]; return a === b && a; });
-  before = await size();
-  asked.say("Another line.\n\n".repeat(30));
-  await until("the answer has grown", async () => (await size()) > before + 500);
-  assert.equal(await place(), kept);
+  // By little, with a key, and by more.
+  for (const scrollUp of [() => scroller(page).press("ArrowUp"), () => page.mouse.wheel(0, -300)]) {
+    await scrollUp();
+    await until("it is scrolled", async () => (await below()) > 30);
+    const kept = await until("it stands still", async () => { const [a, b] = [await place(), await place()]; return a === b && a; });
+    before = await size();
+    asked.say("Another line.\n\n".repeat(30));
+    await until("the answer has grown", async () => (await size()) > before + 500);
+    assert.equal(await place(), kept);
 
-  await page.getByRole("button", { name: "Newest" }).click();
-  await until("the end is in view", async () => (await below()) < 2);
+    await newest.click();
+    await until("the end is in view", async () => (await below()) < 2);
+    assert.ok(await hasFocus(scroller(page)));
+  }
   asked.say("The last line.");
   asked.end();
   await answers(page).last().getByText("The last line.").waitFor();
   assert.ok((await below()) < 2);
-  assert.equal(await page.getByRole("button", { name: "Newest" }).count(), 0);
+  assert.equal(await newest.count(), 0);
 });
 
 test("an answer that grows keeps the nodes of what is finished", async ({ chatkeep, slowModel, open }) => {
