@@ -119,8 +119,10 @@ function route() {
   storage?.hide();
   if (!main.contains(chat.element)) replace(main, chat.element);
   chat.open(session, message);
-  // A new conversation has its address from the beginning.
-  if (!session) history.replaceState(null, "", addressOf(chat.session));
+  // A new conversation has its address from the beginning, and the tab returns to what was open.
+  const address = addressOf(chat.session);
+  if (!session) history.replaceState(null, "", address);
+  document.querySelector("[data-tab=chat]").href = address;
 }
 
 function showStorage() {

@@ -50,7 +50,7 @@ export class Pane {
     this.#known = { length: 0, newest: conversation.messages.at(-1)?.id ?? "", answering: false, connected: false };
     replace(this.#title, "New conversation");
     replace(this.#from);
-    document.title = "chatkeep";
+    this.windowTitle = "chatkeep";
     this.transcript.open(conversation);
     this.composer.open(conversation);
   }
@@ -111,7 +111,8 @@ export class Pane {
     if (conversation !== this.conversation) return;
     replace(this.#title, known.title ?? conversation.session);
     this.#title.title = conversation.session;
-    document.title = `${known.title ?? conversation.session} · chatkeep`;
+    this.windowTitle = `${this.#title.textContent} · chatkeep`;
+    if (this.element.isConnected) document.title = this.windowTitle;
     const from = known.metadata?.branched_from;
     replace(this.#from, from?.session_id && [icon("branch"), " Branched from ",
       element("a", { href: `#/chat/${encodeURIComponent(from.session_id)}/${encodeURIComponent(from.message_id ?? "")}`, text: from.session_id })]);

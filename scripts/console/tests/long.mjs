@@ -90,7 +90,25 @@ test("ten thousand messages are scrolled through without a jump or a stall", asy
   const up = await shown(page);
   assert.ok(up.last < COUNT - 50 && up.whole, JSON.stringify(up));
 
-  await page.evaluate(() => { window.leaps = true; });
+  await page.evaluate(() => Object.assign(window, { leaps: true, direction: 0 }));
+  const seen = () => scroller.evaluate((box) => {
+    const edge = box.getBoundingClientRect().top;
+    const node = [...box.querySelectorAll(".window > article")].find((one) => one.getBoundingClientRect().bottom > edge + 1);
+    return node && `${node.dataset.id} at ${Math.round(node.getBoundingClientRect().top)}`;
+  });
+  const place = await until("it stands still", async () => { const [a, b] = [await seen(), await seen()]; return a === b && a; });
+  const asked = [];
+  page.on("request", (request) => asked.push(request.url()));
+  await page.getByRole("link", { name: "Storage" }).click();
+  // A second later, when it has something to compare.
+  await page.getByRole("img", { name: /^Requests: \d/ }).waitFor();
+  await page.getByRole("link", { name: "Chat", exact: true }).click();
+  await until("the reader is back at the same place", async () => (await seen()) === place);
+  await until("the window has its title again", async () => /^Message 0/.test(await page.title()));
+  const pages = asked.filter((url) => /history/.test(url));
+  assert.ok(pages.length < 3, `${pages.length} pages were read while another tab was open`);
+  await page.mouse.move(760, 400);
+
   await scroller.press("Home");
   await until("the beginning is seen", async () => (await shown(page)).first === 0, 20);
   await page.getByText("The conversation begins here.").waitFor();
