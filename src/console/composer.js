@@ -60,14 +60,10 @@ export class Composer {
     this.#field.focus();
   }
 
-  get empty() {
-    return this.#field.value === "";
-  }
-
-  // Puts a text into the field: an example, or what could not be sent.
+  // Adds a text to what is written: an example, or what could not be sent.
   write(text) {
-    setText(this.#field, text);
-    this.#changed(text);
+    setText(this.#field, [this.#field.value, text].filter(Boolean).join("\n"));
+    this.#changed(this.#field.value);
     this.focus();
   }
 

@@ -155,16 +155,28 @@ export function button(text, name, onclick) {
   return element("button", { class: "quiet small", type: "button", onclick }, icon(name), text);
 }
 
+// The texts of edits that were not sent, by the id of the message: its view may leave the page meanwhile.
+const unsaved = new Map();
+
 // The message becomes a field; what it was comes back on Cancel.
 function openEditor(view, message, { edit }) {
   const shown = [...view.element.childNodes];
   const days = shown.filter((node) => node.classList.contains("day"));
   const close = () => {
+    unsaved.delete(message.id);
     replace(view.element, shown);
     view.element.querySelector("[aria-label='Edit']")?.focus();
   };
-  const submit = (text) => text.trim() && text !== message.text ? edit(message, text) : close();
-  const field = textField({ label: "Edit your message", value: message.text, submit, cancel: (event) => { event.stopPropagation(); close(); } });
+  const submit = (text) => {
+    if (!text.trim() || text === message.text) return close();
+    unsaved.delete(message.id);
+    edit(message, text);
+  };
+  const field = textField({
+    label: "Edit your message", value: unsaved.get(message.id) ?? message.text, submit,
+    changed: (text) => unsaved.set(message.id, text),
+    cancel: (event) => { event.stopPropagation(); close(); },
+  });
   replace(view.element, days, heading(message), element("div", { class: "editor" }, field, element("div", { class: "row" },
     element("span", { class: "muted", text: "What follows stays as another version." }),
     element("button", { class: "quiet", type: "button", onclick: close }, "Cancel"),

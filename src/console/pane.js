@@ -30,7 +30,7 @@ export class Pane {
       regenerate: (message) => this.#try(this.conversation.regenerate(message), true),
       branchOff: (message) => this.#branchOff(this.conversation, message, newId(), this.title),
     } : {};
-    this.transcript = new Transcript({ actions: () => this.actions, note: () => this.#atEnd(), takenBack: (text) => this.composer.empty && this.composer.write(text) });
+    this.transcript = new Transcript({ actions: () => this.actions, note: () => this.#atEnd(), takenBack: (text) => this.composer.write(text) });
     this.composer = new Composer({
       editLast: () => this.#editLast(),
       sent: () => this.transcript.toNewest(),

@@ -15,6 +15,9 @@ test("a new user is told what this is, and can do the same from a terminal", asy
   const page = await open(server);
   await page.getByRole("heading", { name: "A conversation that is kept" }).waitFor();
   await page.getByText("Nothing is set to answer yet").waitFor();
+  await field(page).fill("a draft");
+  await page.getByRole("button", { name: "Write ping" }).click();
+  assert.equal(await field(page).inputValue(), "a draft\nping");
   const [, body] = /--json '(.*)'$/s.exec(await page.locator(".sample code").last().innerText());
   const { response } = await server.api("POST", "/api/chat", JSON.parse(body));
   assert.equal(response, "pong!");

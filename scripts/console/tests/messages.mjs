@@ -55,7 +55,7 @@ test("an answer tells which model gave it, and how long it took", async ({ chatk
   assert.match(await answers(page).locator(".duration").innerText(), /^\d+(\.\d)? m?s$/);
 });
 
-test("a draft is kept for each conversation", async ({ chatkeep, open }) => {
+test("a draft is kept for each conversation, and that of an edit", async ({ chatkeep, open }) => {
   const server = await chatkeep();
   await server.record("a", ["in a"]);
   await server.record("b", ["in b"]);
@@ -68,6 +68,23 @@ test("a draft is kept for each conversation", async ({ chatkeep, open }) => {
   await page.getByRole("option", { name: /in a/ }).click();
   await scroller(page).getByText("in a").waitFor();
   assert.equal(await field(page).inputValue(), "not sent yet");
+
+  const editor = page.getByRole("textbox", { name: "Edit your message" });
+  const edit = async () => {
+    await mine(page).hover();
+    await page.getByRole("button", { name: "Edit", exact: true }).click();
+  };
+  await edit();
+  await editor.fill("half of an edit");
+  await page.getByRole("option", { name: /in b/ }).click();
+  await scroller(page).getByText("in b").waitFor();
+  await page.getByRole("option", { name: /in a/ }).click();
+  await scroller(page).getByText("in a").waitFor();
+  await edit();
+  assert.equal(await editor.inputValue(), "half of an edit");
+  await editor.press("Escape");
+  await edit();
+  assert.equal(await editor.inputValue(), "in a");
 });
 
 test("/clear begins a new context, and /help lists keys and commands", async ({ chatkeep, open }) => {
@@ -90,8 +107,9 @@ test("what the server refuses is not lost", async ({ chatkeep, open }) => {
   const text = "too long ".repeat(200).trim();
   await write(page, text);
   await page.getByText(/Not recorded\. The message is longer/).waitFor();
+  await field(page).fill("written meanwhile");
   await page.getByRole("button", { name: "Take back" }).click();
-  assert.equal(await field(page).inputValue(), text);
+  assert.equal(await field(page).inputValue(), `written meanwhile\n${text}`);
   await write(page, "ping");
   await answers(page).getByText("pong!").waitFor();
   assert.equal(await page.locator(".unsent").count(), 0);
