@@ -29,7 +29,7 @@ export function setText(field, text) {
 }
 
 // The Enter that ends a composition (Japanese, Chinese, Korean and others) chooses a word. Safari tells so by the code 229 only.
-function composes({ isComposing, keyCode }) {
+export function composes({ isComposing, keyCode }) {
   return isComposing || keyCode === 229;
 }
 

@@ -5,6 +5,7 @@ import { openDialog } from "./dialog.js";
 import { element, replace, set } from "./dom.js";
 import { finder } from "./finder.js";
 import { icon } from "./icon.js";
+import { composes } from "./input.js";
 import { shortTime } from "./time.js";
 import { plural } from "./units.js";
 

@@ -43,6 +43,19 @@ test("Ctrl+K finds titles and texts, marks the words, and opens at the message",
     const { top, bottom } = node.getBoundingClientRect();
     return top >= 0 && bottom <= innerHeight;
   }));
+
+  // Enter comes before what was typed is searched for; the one before it ends a composition.
+  await searching(page);
+  await hits(page).nth(1).waitFor();
+  await field(page).evaluate((input) => {
+    const enter = (how) => input.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true, cancelable: true, ...how }));
+    enter({ keyCode: 229 });
+    input.value = "Line 399";
+    input.dispatchEvent(new InputEvent("input", { bubbles: true }));
+    enter();
+  });
+  await page.getByRole("article").filter({ hasText: "Line 399" }).and(page.locator(":focus")).waitFor();
+  assert.match(page.url(), /#\/chat\/garden\/.+/);
 });
 
 test("without words it goes to another conversation, and Escape gives the focus back", async ({ chatkeep, open, axe }) => {
