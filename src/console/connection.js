@@ -6,6 +6,7 @@ import { server } from "./server.js";
 const PAUSE_MS_FIRST = 500;  // between two attempts; doubled up to
 const PAUSE_MS_MAX = 15_000;
 const SILENCE = 2.5;         // heartbeats that may be missing before the connection counts as lost
+const GREETING_MS = 10_000;  // from an attempt to the first frame
 
 export class Connection {
   #socket;
@@ -13,6 +14,7 @@ export class Connection {
   #pause = PAUSE_MS_FIRST;
   #timer;
   #silence;
+  #greeted = false;
   #heartbeat = 0;
 
   // frame(frame): one came; it may return a promise, and if that fails the connection is closed. lost(code): it is lost, or could not
@@ -22,12 +24,15 @@ export class Connection {
     this.connect();
   }
 
-  // An attempt now, unless one is under way.
+  // An attempt now, unless the connection stands. One that nobody has answered yet is given up for it.
   connect() {
-    if (this.#closed || this.#socket) return;
+    if (this.#closed || (this.#socket && this.#greeted)) return;
     clearTimeout(this.#timer);
+    this.#socket?.close();
+    this.#greeted = false;
     const socket = server.socket("/ws/chat", { session_id: this.session });
     this.#socket = socket;
+    this.#expect(socket, GREETING_MS);
     socket.onmessage = ({ data }) => socket === this.#socket && this.#take(socket, JSON.parse(data));
     socket.onclose = ({ code }) => socket === this.#socket && this.#lost(code);
   }
@@ -50,9 +55,15 @@ export class Connection {
     this.#socket = undefined;
   }
 
-  async #take(socket, frame) {
+  // A frame must come within that time; 0: at any time.
+  #expect(socket, milliseconds) {
     clearTimeout(this.#silence);
-    if (this.#heartbeat) this.#silence = setTimeout(() => this.#drop(socket), this.#heartbeat * SILENCE * 1000);
+    if (milliseconds) this.#silence = setTimeout(() => this.#drop(socket), milliseconds);
+  }
+
+  async #take(socket, frame) {
+    this.#greeted = true;
+    this.#expect(socket, this.#heartbeat * SILENCE * 1000);
     try {
       await this.frame(frame, () => socket === this.#socket);
     } catch (error) {

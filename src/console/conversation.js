@@ -44,7 +44,7 @@ export class Conversation {
     this.#connection = new Connection(session, {
       frame: (frame, isCurrent) => this.#inTurn(() => isCurrent() && this.#handle(frame)),
       lost: (code) => this.#lost(code),
-      check: () => this.history({ limit: 1 }),
+      check: () => this.history({ limit: 1 }, 10_000),
       refused: (error) => {
         this.refusal = error;
         this.changed();
@@ -81,8 +81,8 @@ export class Conversation {
     return this.messages.findIndex((message) => message.id === id);
   }
 
-  history(query) {
-    return server.get("/api/chat/history", { query: { session_id: this.session, ...query } });
+  history(query, timeout) {
+    return server.get("/api/chat/history", { query: { session_id: this.session, ...query }, timeout });
   }
 
   // Sends a message. With `rewind_to` it goes on from that message, null being the beginning of the conversation.

@@ -147,6 +147,30 @@ test("a message that waits is sent though another conversation was opened", asyn
   await until("it is recorded", async () => (await history(server, "one")).includes("written without a server"), 20);
 });
 
+test("a server that takes a connection and says nothing is tried again", async ({ chatkeep, open }) => {
+  const server = await chatkeep();
+  await server.record("silent", ["what was said"]);
+  const page = await open(server, { blank: true });
+  // The ten seconds that a server has are over sooner here.
+  await page.addInitScript(() => {
+    const { setTimeout } = window;
+    window.setTimeout = (work, ms, ...rest) => setTimeout(work, ms === 10_000 && !window.patient ? 100 : ms, ...rest);
+  });
+  let attempts = 0;
+  await page.routeWebSocket(/ws\/chat/, (socket) => {
+    attempts += 1;
+    if (attempts > 2) socket.connectToServer();
+  });
+  await page.goto(`${server.url}/#/chat/silent`);
+  await page.getByText("Not connected.").first().waitFor();
+  await page.evaluate(() => { window.patient = true; });
+  await until("the next attempt is under way", () => attempts === 2);
+  await page.getByRole("button", { name: "Try now" }).click();
+  await until("it is given up for another", () => attempts === 3, 5);
+  await page.getByText("what was said").last().waitFor();
+  await page.getByText("Not connected.").first().waitFor({ state: "hidden" });
+});
+
 test("a message of another client arrives, and a rewind of it is shown", async ({ chatkeep, open }) => {
   const server = await chatkeep();
   const page = await open(server, { at: "#/chat/shared" });
