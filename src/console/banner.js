@@ -19,9 +19,9 @@ export class Banner {
   }
 }
 
-// The worst is said, the others are counted.
+// The worst is said, the others are counted. No figure that rises while it lasts: a screen reader would speak without end.
 function sentence(status) {
-  const { journal, mongo, queue, warnings } = status;
+  const { journal, mongo, warnings } = status;
   const more = warnings.length > 1 ? ` (${plural(warnings.length - 1, "more warning")})` : "";
   if (journal.status !== "ok") {
     return { text: `New messages are refused${journal.reason ? `: ${journal.reason}` : ""}. The history is there.${more}`, severe: true };
@@ -31,5 +31,5 @@ function sentence(status) {
     return { text: first ? first.text + more : "" };
   }
   return { text: `MongoDB cannot be reached${mongo.since ? ` since ${moment(mongo.since)}` : ""}. Nothing is lost: messages are recorded and `
-    + `the history is read on this server; ${plural(queue.pending, "message")} ${queue.pending === 1 ? "waits" : "wait"} for MongoDB.${more}` };
+    + `the history is read on this server; all is sent when MongoDB is back.${more}` };
 }

@@ -17,7 +17,10 @@ export class Composer {
   #sendButton = element("button", { class: "round primary", type: "submit", "aria-label": "Send", title: "Send (Enter)" }, icon("send"));
   #stop = element("button", {
     class: "round", type: "button", "aria-label": "Stop the answer", title: "Stop the answer (Esc)", hidden: true,
-    onclick: () => this.conversation.stop(),
+    onclick: () => {
+      this.conversation.stop();
+      this.focus();
+    },
   }, icon("stop"));
   #state = element("div", { class: "state", hidden: true });
   #form = element("form", { class: "composer-box", onsubmit: (event) => { event.preventDefault(); this.#send(); } },
@@ -57,7 +60,7 @@ export class Composer {
   }
 
   focus() {
-    this.#field.focus();
+    if (matchMedia("(hover: hover)").matches) this.#field.focus();
   }
 
   // Adds a text to what is written: an example, or what could not be sent.
@@ -72,6 +75,7 @@ export class Composer {
     if (text.trim() === "" || this.conversation.refusal) return;
     setText(this.#field, "");
     this.#changed("");
+    this.focus();
     // The server's own help is for programs.
     if (/^\/?help$/i.test(text.trim())) return this.help();
     this.conversation.send(text);

@@ -9,7 +9,7 @@ import { icon } from "./icon.js";
 import { sessionList } from "./list.js";
 import { searchDialog } from "./search.js";
 import { server } from "./server.js";
-import { storageView } from "./storage.js";
+import { StorageView } from "./storage.js";
 import { askForToken, forgetToken, recallToken } from "./token.js";
 import { transfer } from "./transfer.js";
 
@@ -127,7 +127,7 @@ function route() {
 
 function showStorage() {
   document.title = "Storage · chatkeep";
-  storage ??= storageView({ server });
+  storage ??= new StorageView();
   replace(main, storage.element);
   storage.show();
 }

@@ -56,9 +56,8 @@ export class Pane {
   }
 
   focus() {
-    // On a phone the focus opens a keyboard that covers half of the page.
-    if (this.writable && matchMedia("(hover: hover)").matches) this.composer.focus();
-    else if (!this.writable) this.transcript.focus();
+    if (this.writable) this.composer.focus();
+    else this.transcript.focus();
   }
 
   async showMessage(id) {

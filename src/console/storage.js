@@ -3,6 +3,7 @@
 import { element, replace, set } from "./dom.js";
 import { Metrics } from "./metrics.js";
 import { Plot } from "./plot.js";
+import { server } from "./server.js";
 import { figuresOf, metersOf, plotsOf, sampleOf, warningsOf } from "./storage-figures.js";
 import { Diary, stateOf, wayOf } from "./storage-state.js";
 import { moment } from "./units.js";
@@ -11,12 +12,7 @@ const INTERVAL_MS = 1000;
 const KEPT_MS = 600_000;
 const TIMEOUT_MS = 5000;
 
-export function storageView({ server }) {
-  return new StorageView(server);
-}
-
-class StorageView {
-  #server;
+export class StorageView {
   #seen = false;      // the tab is the one that is shown
   #running = false;
   #reading;           // the last { at, status, metrics }
@@ -24,10 +20,11 @@ class StorageView {
   #plots = new Map();
   #diary = new Diary();
 
-  constructor(server) {
-    this.#server = server;
+  constructor() {
     this.stale = element("p", { class: "stale", role: "status", hidden: true });
-    this.state = element("div", { class: "state-card", role: "status" });
+    this.title = element("h2", { "aria-live": "polite" });
+    this.state = element("div");
+    this.card = element("div", { class: "state-card" }, this.title, this.state);
     this.way = element("ol", { class: "way", "aria-label": "The way of a message" });
     this.warnings = element("section", { class: "warnings", "aria-label": "Warnings", hidden: true });
     this.plots = element("div", { class: "plots" });
@@ -35,13 +32,14 @@ class StorageView {
     this.figures = element("dl", { class: "figures" });
     this.diary = element("ol", { class: "diary", "aria-live": "polite" });
     this.diaryPart = element("section", { hidden: true }, element("h2", { text: "Since this page is open" }), this.diary);
+    const part = (id, text, content) => element("section", { "aria-labelledby": id }, element("h2", { id, text }), content);
     // It is long: the arrow keys scroll it.
     this.element = element("div", { class: "storage", role: "region", "aria-label": "Storage", tabindex: 0 },
-      element("h1", { class: "only-heard", text: "Storage" }), this.stale, this.state, this.way, this.warnings,
-      element("section", { "aria-labelledby": "storage-live" }, element("h2", { id: "storage-live", text: "Live" }), this.plots),
+      element("h1", { class: "only-heard", text: "Storage" }), this.stale, this.card, this.way, this.warnings,
+      part("storage-live", "Live", this.plots),
       this.diaryPart,
-      element("section", { "aria-labelledby": "storage-room" }, element("h2", { id: "storage-room", text: "Room" }), this.meters),
-      element("section", { "aria-labelledby": "storage-more" }, element("h2", { id: "storage-more", text: "More figures" }), this.figures));
+      part("storage-room", "Room", this.meters),
+      part("storage-more", "More figures", this.figures));
     document.addEventListener("visibilitychange", () => this.#run());
   }
 
@@ -70,8 +68,8 @@ class StorageView {
     try {
       const options = { timeout: TIMEOUT_MS };
       const [status, metrics] = await Promise.all([
-        this.#server.get("/api/storage/status", options),
-        this.#server.request("GET", "/metrics", options).then((reply) => reply.text()),
+        server.get("/api/storage/status", options),
+        server.request("GET", "/metrics", options).then((reply) => reply.text()),
       ]);
       this.#take({ at: Date.now(), status, metrics: new Metrics(metrics) });
     } catch (error) {
@@ -97,17 +95,16 @@ class StorageView {
 
   #showState({ status, metrics }, sample) {
     const { kind, title, text, reason, section, add, config } = stateOf(status, metrics);
-    once(this.state, [kind, title, text, reason, section, add, config], () => {
-      set(this.state, { class: `state-card ${kind}` });
-      return [
-        element("h2", {}, element("span", { class: "dot", "aria-hidden": "true" }), title),
-        element("p", { text }),
-        reason && element("p", { class: "reason" }, "Why: ", element("code", { text: reason })),
-        section && element("p", { class: "reason", text: whatToDo(section) }),
-        add && element("p", { text: add }),
-        config && element("pre", { tabindex: 0, "aria-label": "Lines for config.yaml", role: "group" }, element("code", { text: config })),
-      ];
-    });
+    set(this.card, { class: `state-card ${kind}` });
+    // A screen reader is told the title alone: the text counts the seconds.
+    once(this.title, title, () => [element("span", { class: "dot", "aria-hidden": "true" }), title]);
+    once(this.state, [text, reason, section, add, config], () => [
+      element("p", { text }),
+      reason && element("p", { class: "reason" }, "Why: ", element("code", { text: reason })),
+      section && element("p", { class: "reason", text: whatToDo(section) }),
+      add && element("p", { text: add }),
+      config && element("pre", { tabindex: 0, "aria-label": "Lines for config.yaml", role: "group" }, element("code", { text: config })),
+    ]);
     const way = wayOf(status, sample);
     once(this.way, way, () => way.map(({ name, said, text: what, kind: how }) => element("li", { class: how || null },
       element("span", { class: "way-name", text: name }), element("span", { class: "way-said", text: said }), element("span", { class: "means", text: what }))));

@@ -26,7 +26,10 @@ export class Transcript {
 
   #top = element("div", { class: "top" });
   #window = element("div", { class: "window" });
-  #newest = element("button", { class: "newest", type: "button", hidden: true, onclick: () => this.toNewest() });
+  #newest = element("button", { class: "newest", type: "button", hidden: true, onclick: () => {
+    this.toNewest();
+    this.focus();
+  } });
 
   // actions(): what can be done with a message, see message.js. note(), takenBack(text): see ending.js.
   constructor({ actions, note, takenBack }) {

@@ -5,6 +5,7 @@ const field = (page) => page.getByRole("textbox", { name: "Message" });
 const scroller = (page) => page.getByRole("region", { name: "Messages" });
 const answers = (page) => page.getByRole("article", { name: "Answer", exact: true });
 const mine = (page) => page.getByRole("article", { name: "Your message" });
+const hasFocus = (node) => node.evaluate((one) => one === document.activeElement);
 const write = async (page, text) => {
   await field(page).fill(text);
   await field(page).press("Enter");
@@ -122,10 +123,13 @@ test("Stop keeps what was said, by the button and by Escape", async ({ chatkeep,
   const model = await slowModel();
   const server = await chatkeep({ model });
   const page = await open(server, { at: "#/chat/stop" });
-  await write(page, "one");
+  await field(page).fill("one");
+  await page.getByRole("button", { name: "Send", exact: true }).click();
+  assert.ok(await hasFocus(field(page)));
   (await model.asked()).say("said so far");
   await page.getByText("said so far").first().waitFor();
   await page.getByRole("button", { name: "Stop the answer" }).click();
+  assert.ok(await hasFocus(field(page)));
   await answers(page).getByText("said so far").waitFor();
   await answers(page).getByText("Stopped.").waitFor();
   await write(page, "two");

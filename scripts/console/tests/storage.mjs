@@ -26,6 +26,8 @@ test("MongoDB goes away: what waits grows, nothing is lost, and it drains", asyn
   await page.getByRole("heading", { name: "MongoDB is away" }).waitFor();
   await until("500 wait", async () => (await now(page, "Waiting for MongoDB")) === 500);
   await page.getByText(/Nothing is lost.*500 messages wait in the journal/).waitFor();
+  const spoken = await page.locator("[role=status], [aria-live]").allTextContents();
+  assert.ok(spoken.includes("MongoDB is away") && !spoken.some((text) => /Since/.test(text)), "what rises is not spoken each second");
   await until("time passes for the oldest", async () => (await now(page, "Oldest that waits")) > 0);
   assert.ok(await page.locator(".plot-bands rect").count() > 0, "the outage is shaded");
   await page.getByText("What to do: docs/runbook.md, “MongoDB is away”.").waitFor();
