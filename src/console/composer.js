@@ -59,6 +59,7 @@ export class Composer {
       : this.writable ? "" : "This token may read only.");
   }
 
+  // On a phone the focus opens a keyboard that covers half of the page.
   focus() {
     if (matchMedia("(hover: hover)").matches) this.#field.focus();
   }
@@ -78,6 +79,8 @@ export class Composer {
     this.focus();
     // The server's own help is for programs.
     if (/^\/?help$/i.test(text.trim())) return this.help();
+    // As a message it would wait for the end of the answer.
+    if (text.trim() === "/stop") return this.conversation.stop();
     this.conversation.send(text);
     this.sent();
   }

@@ -173,9 +173,8 @@ export class Pane {
   async #copyCode({ target }) {
     const button = target.closest?.(".copy-code");
     if (!button) return;
-    const label = button.textContent;
     button.textContent = (await copy(codeOf(button))) ? "Copied" : "Not copied";
-    setTimeout(() => { button.textContent = label; }, 1500);
+    setTimeout(() => { button.textContent = "Copy"; }, 1500);
   }
 
   // Resolves to what `work` on the conversation gives; a fault is shown. `newest`: what comes of it is at the end.

@@ -19,7 +19,7 @@ export class Transcript {
   #to = 0;
   #views = new Map();    // of the messages in the window, by id
   #unseen = 0;           // messages that came while the reader was elsewhere
-  #known = "";           // which versions there are, and which is shown
+  #known = "";           // which versions there are, which is shown, and whether there is a connection
   #loading = false;
   #trouble = "";         // why older messages could not be loaded
   #frame = 0;
@@ -62,12 +62,13 @@ export class Transcript {
 
   // The conversation has changed.
   update() {
-    const { messages, versions, looking, waiting, failed, answer } = this.conversation;
+    const { messages, versions, looking, waiting, failed, answer, connected } = this.conversation;
     if (messages.length + waiting.length + failed.length === 0 && !answer) this.place.rest();
-    const known = `${versions.count} ${looking}`;
+    const known = `${versions.count} ${looking} ${connected}`;
     this.#keep(() => {
       if (messages !== this.#all) this.#takeAll(messages);
       else if (known !== this.#known) this.#sync();
+      if (known !== this.#known) this.#trouble = "";  // it may work now
       this.#known = known;
       this.#showTop();
       this.ending.show(this.conversation, this.#to === this.#all.length);
