@@ -193,7 +193,12 @@ fn a_transcript_that_has_lost_a_part_says_so_in_the_copy_too() {
     assert!(backup(&server, &folder, &[]).0 <= 1);
     let copy = restored(small(), &folder);
     let found = page(&copy);
-    assert!(found["complete"] == false && found["messages"] == wanted["messages"], "{}", found["complete"]);
+    // Whether the cache had them is each server's own.
+    let said = |page: &Value| -> Vec<(Value, Value)> {
+        let messages = page["messages"].as_array().unwrap().iter();
+        messages.map(|message| (message["id"].clone(), message["text"].clone())).collect()
+    };
+    assert_eq!((&found["complete"], said(&found)), (&Value::Bool(false), said(&wanted)));
 }
 
 #[test]
