@@ -111,13 +111,10 @@ impl Backups {
     pub fn make(&self, folder: &Path) -> Result<BackupReport, BackupError> {
         let _alone = self.making.try_lock().map_err(|_| BackupError::Busy)?;
         let pin = self.journal.pin();
-        let made = write(&DataFolders::of(&self.config), folder, &|to| pin.checkpoint(to), &|to| pin.segments(to));
-        // What failed may have been the sync, and what it was told of a transcript's: no other is told of that.
-        made.inspect_err(|e| {
-            if matches!(e, BackupError::Io { .. }) {
-                self.transcripts.suspect_unsynced();
-            }
-        })
+        let (checkpoint, segments) = (|to: &Path| pin.checkpoint(to), |to: &Path| pin.segments(to));
+        // Its error may be that of a transcript, which no other sync is told of.
+        let sync = |copy: &Path| RealDisk.sync_all(copy).inspect_err(|_| self.transcripts.suspect_unsynced());
+        write(&DataFolders::of(&self.config), folder, &checkpoint, &segments, &sync)
     }
 }
 
@@ -129,7 +126,9 @@ pub fn of_stopped(config: &Config, folder: &Path) -> Result<BackupReport, Backup
     let journal = &config.journal.path;
     let _hold = Lock::look(journal).map_err(|e| BackupError::Folder(e.to_string()))?;
     let checkpoint = |to: &Path| copy(&layout::checkpoint(journal), &layout::checkpoint(to));
-    write(&DataFolders::of(config), folder, &checkpoint, &|to| all_segments(journal, to))
+    write(&DataFolders::of(config), folder, &checkpoint, &|to| all_segments(journal, to), &|copy| {
+        RealDisk.sync_all(copy)
+    })
 }
 
 type CopyCheckpoint<'a> = &'a dyn Fn(&Path) -> io::Result<()>;
@@ -140,10 +139,11 @@ fn write(
     folder: &Path,
     checkpoint: CopyCheckpoint<'_>,
     segments: CopySegments<'_>,
+    sync: &dyn Fn(&Path) -> io::Result<()>,
 ) -> Result<BackupReport, BackupError> {
     let unfinished = place(from, folder)?;
     let made = fill(from, &unfinished, checkpoint, segments).and_then(|report| {
-        RealDisk.sync_all(&unfinished)?;
+        sync(&unfinished)?;
         fs::rename(&unfinished, folder)?;
         RealDisk.sync_dir(folder.parent().unwrap_or(Path::new("/"))).map(|()| report)
     });
