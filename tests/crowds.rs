@@ -35,7 +35,7 @@ fn history_ids(server: &Server, session: &str) -> Vec<String> {
 fn two_hundred_clients_see_the_same_order_at_fifty_messages_a_second() {
     const CLIENTS: usize = 200;
     const MESSAGES: usize = 150;
-    let server = Server::start(Options::default());
+    let server = Server::start(Options::default().set("journal.fsync", "never"));
     let mut sockets: Vec<Socket> = (0..CLIENTS).map(|_| Socket::open(&server, "session_id=s")).collect();
     let began = Instant::now();
     let mut client = server.client();
@@ -273,7 +273,7 @@ fn sockets_that_do_not_read_are_cut_by_that_budget_and_can_resume() {
     for n in 0..25 {
         (0..6).for_each(|_| drop(post(&format!("own{n}"), &text)));
     }
-    assert!(status(&server)["cut"].as_u64().unwrap() > 10, "{}", status(&server));
+    wait_until("most are cut", WAIT_TIMEOUT, || status(&server)["cut"].as_u64().unwrap() > 10);
     // 135 MiB were sent, and the cache has grown too.
     let more = cost(&server).0.saturating_sub(before) >> 20;
     assert!(more <= 100, "{more} MiB more");

@@ -305,7 +305,7 @@ fn resuming_past_an_erasure_begins_with_it() {
 
 #[test]
 fn a_stop_ends_streams_with_a_reason_behind_the_answer_that_they_wait_for() {
-    let mut server = Server::start(slow().set("server.drain_seconds", 8));
+    let mut server = Server::start(slow().set("server.drain_seconds", 60));
     let idle = connections(&server).map(|(_, connection)| Follower::ready(connection, "s", "", ""));
     let mut answered = Follower::ready(server.connect(), "gate", "", "");
     let mut plain = server.connect();
@@ -324,7 +324,7 @@ fn a_stop_ends_streams_with_a_reason_behind_the_answer_that_they_wait_for() {
     assert_eq!(answered.next_of("response").data["message"], "one two");
     assert_eq!(answered.next_of("end").data["reason"], "the server is stopping");
     assert_eq!(server.wait().code(), Some(0), "{}", server.log());
-    assert!(began.elapsed() < Duration::from_secs(8) + SLACK, "{:?}", began.elapsed());
+    assert!(began.elapsed() < SLACK, "{:?}", began.elapsed());
     assert!(!server.log().contains("still busy"), "{}", server.log());
 }
 
@@ -360,7 +360,8 @@ fn no_more_streams_are_open_than_allowed_and_each_gives_its_place_back() {
 
 #[test]
 fn a_client_that_does_not_read_is_ended_and_resumes_while_others_go_on() {
-    let server = Server::start(Options::default().set("websocket.max_outgoing_bytes", 65_536));
+    let options = Options::default().set("websocket.max_outgoing_bytes", 65_536).set("journal.fsync", "never");
+    let server = Server::start(options.set("server.write_timeout_seconds", 600));
     let mut client = server.client();
     let first = record(&mut client, "s", "first");
     let mut lazy = Follower::ready(server.connect(), "s", "", "");

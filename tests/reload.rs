@@ -126,9 +126,14 @@ fn what_is_open_with_a_token_that_is_gone_ends_and_all_else_goes_on() {
         Socket::try_open_with(&server, &format!("session_id={session}"), &[(name, &value)]).unwrap()
     };
     let (mut kept, mut gone, mut lower) = (socket("a", "11"), socket("a", "22"), socket("a", "33"));
-    let events = feed(&server, "22", "", "text/event-stream");
+    let [events, mut kept_events] = ["22", "11"].map(|token| {
+        let mut events = feed(&server, token, "", "text/event-stream");
+        let mut line = String::new();
+        events.read_line(&mut line).unwrap();
+        assert!(line.contains(" 200 "), "{line}");
+        events
+    });
     let waiting = feed(&server, "22", "wait=60", "application/json");
-    let mut kept_events = feed(&server, "11", "", "text/event-stream");
     let turn = json!({"session_id": "t", "message": "hi", "stream": true}).to_string();
     let mut answer = TcpStream::connect(server.address()).unwrap();
     answer.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
@@ -404,7 +409,8 @@ fn timeouts_change_with_a_hangup_for_connections_that_come() {
     let long = ["head", "body", "idle", "write"].map(|name| format!("server.{name}_timeout_seconds"));
     let with = |seconds: u64| long.iter().fold(Options::default(), |options, key| options.set(key, seconds));
     let mut server = Server::start(with(600));
-    reload(&mut server, with(1), &long.join(", "));
+    record_eight_megabytes(&server);
+    reload(&mut server, with(3), &long.join(", "));
     let (took, text) = life(&server, "GET /livez HTTP/1.1\r\n");
     assert!(text.contains("head_timeout") && took < SLACK, "{took:?} {text}");
     let (took, text) = life(&server, "POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{");
@@ -412,7 +418,6 @@ fn timeouts_change_with_a_hangup_for_connections_that_come() {
     let (took, text) = life(&server, "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert!(text.contains("200 OK") && took < SLACK, "{took:?} {text}");
     // A client that does not read a reply of megabytes is cut.
-    record_eight_megabytes(&server);
     let mut silent = ask_for_eight_megabytes(&server);
     wait_until("it is cut", SLACK, || connections(&server) == 0);
     let mut rest = Vec::new();

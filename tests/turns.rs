@@ -409,7 +409,7 @@ fn stop(client: &mut Client, session: &str) -> Value {
 
 #[test]
 fn a_stop_ends_the_answer_that_is_being_given_and_the_next_turn_begins() {
-    let server = Server::start(options());
+    let server = Server::start(options().set("journal.fsync", "never"));
     let mut client = server.client();
     assert_eq!(stop(&mut client, "hang"), json!({"stopped": false}));
     let (mut fastest_stop, mut fastest_reply) = (Duration::MAX, Duration::MAX);
@@ -545,7 +545,7 @@ fn a_failed_answer_is_given_anew_behind_a_rewind_when_its_key_comes_again() {
 
 #[test]
 fn what_nobody_stopped_is_answered_anew_and_what_a_client_stopped_is_not() {
-    let mut server = Server::start(options());
+    let mut server = Server::start(options().set("journal.fsync", "never"));
     let retry = |server: &Server, session: &str| server.client().post("/api/chat", &keyed(session, "k")).expect(200);
     let (mut stopped, _) = begin_stream(server.connect(), &keyed("gate-stopped", "k"));
     assert_eq!(stop(&mut server.client(), "gate-stopped"), json!({"stopped": true}));
@@ -684,6 +684,9 @@ fn killed_at_any_moment_a_question_is_kept_and_its_reply_whole_or_absent() {
                 std::thread::spawn(move || stream_until_killed(connection, &body))
             })
             .collect();
+        if round == 0 {
+            wait_until("one is begun", WAIT_TIMEOUT, || !told(&mut server.client(), &sessions[0]).is_empty());
+        }
         std::thread::park_timeout(Duration::from_millis(random.between(0, 150)));
         server.kill9();
         let seen: Vec<(bool, bool)> = streams.into_iter().map(|stream| stream.join().unwrap()).collect();
@@ -703,7 +706,7 @@ fn killed_at_any_moment_a_question_is_kept_and_its_reply_whole_or_absent() {
 
 #[test]
 fn a_stop_gives_turns_their_time_and_keeps_what_the_others_said() {
-    let mut server = Server::start(options().set("server.drain_seconds", 8));
+    let mut server = Server::start(options().set("server.drain_seconds", 8).set("journal.fsync", "never"));
     let mut client = server.client();
     let (mut hangs, _) = begin_stream(server.connect(), &turn("hang"));
     let plain = later(server.local_client(), turn("hang-plain"));
