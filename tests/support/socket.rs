@@ -99,7 +99,12 @@ impl Socket {
             return Ok(event);
         }
         loop {
-            match self.inner.read()? {
+            let message = match self.inner.read() {
+                // A process that is stopped and goes on is told so by each read that has a timeout.
+                Err(Error::Io(e)) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+                read => read?,
+            };
+            match message {
                 Message::Text(text) => return Ok(serde_json::from_str(&text).expect("an event is JSON")),
                 Message::Close(_) => {
                     // Completes the close handshake.
