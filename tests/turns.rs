@@ -475,6 +475,29 @@ fn an_interrupted_say_stops_its_answer_and_ends_as_the_interrupted_do() {
 }
 
 #[test]
+fn a_command_that_is_stopped_and_goes_on_waits_for_the_rest() {
+    let program = "read line; case $line in *websocket*) while [ -e config.yaml ] && [ ! -e open ]; do sleep 0.02; done; \
+        esac; printf fine";
+    let server = Server::start(options().set("responder.command", json!(["sh", "-c", program])));
+    let mut verify = Command::new(BINARY);
+    verify.arg("verify").arg("--config").arg(server.config_path()).arg("--data").arg(server.data());
+    verify.args(["--session", "s", "--listen", server.address().to_string().as_str()]);
+    let verify = verify.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let _limit = Limit::on(&verify);
+    let mut client = server.client();
+    wait_until("a message by WebSocket is being answered", WAIT_TIMEOUT, || told(&mut client, "s").len() == 3);
+    let pid = rustix::process::Pid::from_child(&verify);
+    for (signal, state) in [(Signal::STOP, ") T "), (Signal::CONT, ") S ")] {
+        rustix::process::kill_process(pid, signal).unwrap();
+        let is_so = || fs::read_to_string(format!("/proc/{}/stat", verify.id())).unwrap().contains(state);
+        wait_until(state, WAIT_TIMEOUT, is_so);
+    }
+    open_gate(&server);
+    let output = verify.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+#[test]
 fn the_command_stop_says_whether_it_stopped_an_answer() {
     let server = Server::start(options());
     let run = |args: &[&str]| {

@@ -74,15 +74,21 @@ impl ClientSocket {
 
 impl Read for ClientSocket {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let left = match self.wait {
-            Wait::Whole(within) => within.saturating_sub(self.since.elapsed()),
-            Wait::Silence(within) => within,
-        };
-        if left.is_zero() {
-            return Err(ErrorKind::TimedOut.into());
+        loop {
+            let left = match self.wait {
+                Wait::Whole(within) => within.saturating_sub(self.since.elapsed()),
+                Wait::Silence(within) => within,
+            };
+            if left.is_zero() {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            set_socket_timeout(&self.stream, Timeout::Recv, Some(left))?;
+            match self.stream.read(into) {
+                // A command that was stopped (Ctrl-Z) goes on: that ends reads that have a timeout.
+                Err(fault) if fault.kind() == ErrorKind::Interrupted => {}
+                read => return read,
+            }
         }
-        set_socket_timeout(&self.stream, Timeout::Recv, Some(left))?;
-        self.stream.read(into)
     }
 }
 
