@@ -66,6 +66,9 @@ export async function openPage(scope, server, how = {}) {
     addEventListener("securitypolicyviolation", ({ violatedDirective, blockedURI, sample }) => {
       console.error(`the policy was violated: ${violatedDirective} ${blockedURI} ${sample}`);
     });
+    // A note that goes after six seconds stays for a minute: a busy machine may look for it late.
+    const { setTimeout } = window;
+    window.setTimeout = (work, ms, ...rest) => setTimeout(work, ms === 6000 ? 60_000 : ms, ...rest);
   });
   if (!blank) await page.goto(`${server.url}/${at}`);
   return page;
@@ -91,6 +94,11 @@ async function change(page, { colors = "light", zoom = 1 }) {
   await page.evaluate((percent) => document.documentElement.style.setProperty("font-size", `${percent}%`), zoom * 100);
 }
 
+// Waits for so many frames of the page.
+export async function frames(page, count) {
+  for (let n = 0; n < count; n += 1) await page.evaluate(() => new Promise(requestAnimationFrame));
+}
+
 // Chromium writes these itself when a server is gone; a page can do nothing about them.
 function isNetwork(text) {
   return /^Failed to load resource: net::ERR_|^WebSocket connection to .* failed/.test(text);
@@ -99,6 +107,8 @@ function isNetwork(text) {
 // Fails if axe-core finds anything in the page as it is now, or if it can be scrolled sideways.
 export async function axe(page, state = "the page") {
   if (!(await page.evaluate(() => "axe" in window))) await page.evaluate(axeSource);
+  // A colour that is half-way to another one has less contrast.
+  await page.evaluate(() => document.getAnimations().filter((one) => one instanceof CSSTransition).forEach((one) => one.finish()));
   const found = await page.evaluate(async () => (await window.axe.run({ resultTypes: ["violations"], preload: false })).violations.flatMap(({ id, help, nodes }) => (
     nodes.map(({ target, failureSummary }) => `${id}: ${help}\n  at ${target}\n  ${failureSummary}`)
   )));

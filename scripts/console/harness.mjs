@@ -14,7 +14,7 @@ import os from "node:os";
 import path from "node:path";
 import { after, test as nodeTest } from "node:test";
 
-import { WINDOWS, axe, closeBrowser, looks, openPage, picture } from "./browser.mjs";
+import { WINDOWS, axe, closeBrowser, frames, looks, openPage, picture } from "./browser.mjs";
 import { openAiModel, slowModel } from "./models.mjs";
 import { ended, endGroup, lineOf, root, start } from "./processes.mjs";
 
@@ -34,7 +34,7 @@ const theme = path.basename(process.argv[1], ".mjs");
 //   until(what, condition)               waits until condition() gives something true, and returns that
 //   diagnostic(text)                     a line for who reads the run
 export function test(name, options, body = options) {
-  nodeTest(`${theme}: ${name}`, { timeout: 300_000, ...(body !== options && options) }, async (t) => {
+  nodeTest(`${theme}: ${name}`, { timeout: 600_000, ...(body !== options && options) }, async (t) => {
     const scope = { folder: fs.mkdtempSync(path.join(os.tmpdir(), "console-")), ends: [], complaints: [] };
     const owned = async (making) => {
       const one = await making;
@@ -87,6 +87,15 @@ export async function until(what, condition, seconds = 30) {
   }
 }
 
+// Waits until read() gives the same before and after two frames of the page, and returns that.
+export function still(page, read) {
+  return until("it stands still", async () => {
+    const before = await read();
+    await frames(page, 2);
+    return JSON.stringify(await read()) === JSON.stringify(before) && before;
+  });
+}
+
 let started = 0;
 
 // The server under test.
@@ -102,25 +111,27 @@ export class Chatkeep {
   static async start(folder, { config = {}, model, mongo } = {}) {
     const server = new Chatkeep();
     const name = `chatkeep-${(started += 1)}`;
-    Object.assign(server, { folder, name, port: await freePort(), data: path.join(folder, name) });
+    Object.assign(server, { folder, name, data: path.join(folder, name) });
     server.config = {
       ...config,
       server: { local_socket: "", ...config.server },
       ...(model && { responder: { ...model.responder, ...config.responder } }),
       ...(mongo && { mongo: { enabled: true, uri: mongo.uri, ...config.mongo } }),
     };
-    await server.restart();
+    const begin = async () => server.restart({ port: await freePort() });
+    // Others may take a port between the look and the start.
+    await begin().catch((fault) => (/in use/.test(fault.message) ? begin() : Promise.reject(fault)));
     return server;
   }
 
-  async restart({ config } = {}) {
+  async restart({ config, port = this.port } = {}) {
     if (config) this.config = { ...this.config, ...config };
+    this.port = port;
     const file = path.join(this.folder, `${this.name}.yaml`);
     fs.writeFileSync(file, JSON.stringify(this.config));  // JSON is YAML
     const options = ["--config", file, "--data", this.data, "--listen", `127.0.0.1:${this.port}`];
     this.process = start(process.env.CHATKEEP, options, path.join(this.folder, `${this.name}.log`));
-    const [, url, port] = await lineOf(this.process, /^listening on (http:\/\/.*:(\d+))$/);
-    Object.assign(this, { url, port });
+    [, this.url] = await lineOf(this.process, /^listening on (http:\/\/.*:\d+)$/);
   }
 
   async kill9() {

@@ -1,5 +1,5 @@
 // Writing in a conversation: following what comes, stopping it, waiting for it.
-import { assert, test, until } from "../harness.mjs";
+import { assert, still, test, until } from "../harness.mjs";
 
 const field = (page) => page.getByRole("textbox", { name: "Message" });
 const scroller = (page) => page.getByRole("region", { name: "Messages" });
@@ -85,7 +85,7 @@ test("new text is followed, scrolling up stops that, and a button returns", asyn
   for (const scrollUp of [() => scroller(page).press("ArrowUp"), () => page.mouse.wheel(0, -300)]) {
     await scrollUp();
     await until("it is scrolled", async () => (await below()) > 30);
-    const kept = await until("it stands still", async () => { const [a, b] = [await place(), await place()]; return a === b && a; });
+    const kept = await still(page, place);
     before = await size();
     asked.say("Another line.\n\n".repeat(30));
     await until("the answer has grown", async () => (await size()) > before + 500);

@@ -16,7 +16,7 @@ test("the open conversation is saved as Markdown, NDJSON and in OpenAI's form, a
   await server.record("trip", ["Where to?", "To the <sea> & back."]);
   await server.record("other", ["Something else"]);
   const page = await opened(open, server, { at: "#/chat/trip" });
-  await page.getByText("To the <sea> & back.").first().waitFor();
+  await page.getByRole("article").getByText("To the <sea> & back.").waitFor();
   for (const [label, format, ending] of [["Markdown", "markdown", "md"], ["NDJSON", "ndjson", "ndjson"], ["OpenAI form", "openai", "jsonl"]]) {
     const dialog = await more(page, "Export…");
     await dialog.getByRole("radio", { name: label }).check();
@@ -61,6 +61,7 @@ test("an export goes straight to a file that the user chose", async ({ chatkeep,
     window.showSaveFilePicker = async ({ suggestedName }) => (await navigator.storage.getDirectory()).getFileHandle(suggestedName, { create: true });
   };
   const page = await opened(open, server, { at: "#/chat/trip", picker });
+  await page.getByRole("article").getByText("To the sea.").waitFor();
   const dialog = await more(page, "Export…");
   await dialog.getByRole("button", { name: "Export" }).click();
   await notes(page).getByText("Exported to trip.md").waitFor();
@@ -72,6 +73,7 @@ test("an export that is not whole is told, and what there is is kept", async ({ 
   const server = await chatkeep({ config: NO_MONGO });
   await server.record("trip", ["Where to?"]);
   const page = await opened(open, server, { at: "#/chat/trip", allow: [/ERR_INCOMPLETE_CHUNKED_ENCODING|ERR_CONNECTION/] });
+  await page.getByRole("article").getByText("Where to?").waitFor();
   for (const label of ["Markdown", "NDJSON"]) {
     const dialog = await more(page, "Export…");
     await dialog.getByRole("radio", { name: label }).check();

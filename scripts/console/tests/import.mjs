@@ -133,7 +133,7 @@ test("an import that the server cannot end says what was recorded", async ({ cha
     if (count === 2) held = route;
     else route.continue();
   });
-  const text = lines(Array.from({ length: 20_000 }, (_, n) => ({ session_id: "s", role: "user", text: `Line ${n} ${"x".repeat(400)}` })));
+  const text = lines(Array.from({ length: 2300 }, (_, n) => ({ session_id: "s", role: "user", text: `Line ${n} ${"x".repeat(4000)}` })));
   const dialog = await imported(page, [{ name: "long.ndjson", text }]);
   await dialog.getByRole("button", { name: "Import" }).click();
   await until("the first piece is there", () => held);

@@ -171,7 +171,7 @@ test("several are erased, but only after a question", async ({ chatkeep, open, a
   await page.getByText("10 conversations erased.").waitFor();
   assert.deepEqual(await listed(server), ["s2", "s1"]);
   await until("the list has the others", async () => (await titles(page)).join() === "Conversation 2,Conversation 1");
-  await page.waitForFunction(() => !location.hash.includes("s11"), undefined, { timeout: 10_000 });
+  await page.waitForFunction(() => !location.hash.includes("s11"));
 });
 
 test("a thousand conversations are few nodes, and all can be reached", async ({ chatkeep, open, diagnostic }) => {
@@ -234,7 +234,7 @@ test("the list goes on by itself after the server was killed", async ({ chatkeep
   assert.deepEqual(await titles(page), ["Conversation 2", "Conversation 1"]);
   await server.restart();
   await server.record("s1", ["Back again"]);
-  await until("it is live again", async () => (await titles(page))[0] === "Conversation 1", 30);
+  await until("it is live again", async () => (await titles(page))[0] === "Conversation 1", 90);
   await page.getByText("Changes are not shown at the moment").waitFor({ state: "detached" });
 });
 

