@@ -40,7 +40,12 @@ locked() {
 
 python() {
     locked
-    if [ ! -x "$cache/python/bin/python" ]; then python3 -m venv "$cache/python" >&2; fi
+    # What a fetch left that was ended half-way is made again.
+    if [ ! -e "$cache/python/ready" ]; then
+        rm -rf "$cache/python"
+        python3 -m venv "$cache/python" >&2
+        touch "$cache/python/ready"
+    fi
     if ! "$cache/python/bin/python" -m pip --quiet --disable-pip-version-check install "$1" >&2; then
         fail "pip could not fetch $1"
     fi
@@ -50,7 +55,11 @@ python() {
 node_client() {
     command -v npm >/dev/null || fail "no npm on the PATH"
     locked
-    if [ ! -d "$cache/node_modules/ws" ]; then npm install --silent --no-audit --no-fund --prefix "$cache" "$WS" >&2; fi
+    if [ ! -e "$cache/node_modules/ready" ]; then
+        rm -rf "$cache/node_modules"
+        npm install --silent --no-audit --no-fund --prefix "$cache" "$WS" >&2
+        touch "$cache/node_modules/ready"
+    fi
     exec 9>&-
 }
 

@@ -150,10 +150,14 @@ with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
     command = ["chromium-headless-shell", *FLAGS, f"--user-data-dir={profile}", f"http://127.0.0.1:{PAGE_PORT}/page"]
     browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        told.wait(150)
+        told.wait(400)
     finally:
         browser.terminate()
-        browser.wait(20)
+        try:
+            browser.wait(20)
+        except subprocess.TimeoutExpired:
+            browser.kill()
+            browser.wait()
 if not result:
     print("failed: the page did not come to its end")
 sys.exit(0 if result == ["ok"] else 1)

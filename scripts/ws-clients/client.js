@@ -20,7 +20,7 @@ function connect(more = "") {
     async event(type) {
       for (;;) {
         while (came.length) { const one = came.shift(); if (one.type === type) return one; }
-        const timer = setTimeout(late, 20000);
+        const timer = setTimeout(late, 60000);
         await new Promise((resolve) => { wake = resolve; });
         clearTimeout(timer);
       }

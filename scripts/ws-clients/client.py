@@ -12,14 +12,15 @@ HEADERS = {"Authorization": f"Bearer {sys.argv[2]}"} if len(sys.argv) > 2 else {
 
 async def event(socket, *kinds):
     while True:
-        came = json.loads(await asyncio.wait_for(socket.recv(), 20))
+        came = json.loads(await asyncio.wait_for(socket.recv(), 60))
         if came["type"] in kinds:
             return came
 
 
 async def main():
     def connect(more=""):
-        return websockets.connect(f"ws://{HOST}/ws/chat?session_id=python{more}", additional_headers=HEADERS)
+        url = f"ws://{HOST}/ws/chat?session_id=python{more}"
+        return websockets.connect(url, additional_headers=HEADERS, open_timeout=60)
 
     async with connect() as one, connect() as other:
         welcome = await event(one, "system")
@@ -32,7 +33,7 @@ async def main():
         assert seen["id"] == ack["id"], (seen, ack)
         last = (await event(other, "response"))["id"]
         pong = await one.ping()
-        await asyncio.wait_for(pong, 20)
+        await asyncio.wait_for(pong, 60)
         await other.close()
         for n in range(3):
             await one.send(json.dumps({"message": f"missed {n}"}))
