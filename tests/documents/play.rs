@@ -153,7 +153,9 @@ impl Stage {
         let agrees = |printed: &str| {
             shown.is_none_or(|shown| difference(&shown.text, printed, shown.language == "json").is_none())
         };
-        let printed = read(&mut child, |printed| manner.endless && agrees(printed));
+        // The Python of the vectors loads a model first.
+        let time = WAIT_TIMEOUT * if manner.needs.as_deref() == Some("vectors") { 5 } else { 1 };
+        let printed = read(&mut child, time, |printed| manner.endless && agrees(printed));
         let status = end(&mut child, manner.endless);
         let errors = fs::read_to_string(errors).unwrap();
         if !manner.endless && status.success() == manner.fails {
@@ -167,8 +169,8 @@ impl Stage {
     }
 }
 
-/// What a child prints, until that is enough, or to its end, or for [`WAIT_TIMEOUT`].
-fn read(child: &mut Child, enough: impl Fn(&str) -> bool) -> String {
+/// What a child prints, until that is enough, or to its end, or for that time.
+fn read(child: &mut Child, time: Duration, enough: impl Fn(&str) -> bool) -> String {
     let stdout = child.stdout.take().unwrap();
     let (send, lines) = channel();
     // Ends with the child's output, or when the receiver is gone.
@@ -179,7 +181,7 @@ fn read(child: &mut Child, enough: impl Fn(&str) -> bool) -> String {
             }
         }
     });
-    let deadline = Instant::now() + WAIT_TIMEOUT;
+    let deadline = Instant::now() + time;
     let mut printed = String::new();
     loop {
         match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
