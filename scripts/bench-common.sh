@@ -48,7 +48,7 @@ mongod() {
 # start NAME COMMAND…: runs a server until it listens and has answered; its process is in $pid, its address in $url, and the
 # milliseconds until then in $started_ms.
 start() {
-    local name=$1 began deadline=$((SECONDS + 20))
+    local name=$1 began deadline=$((SECONDS + 60))
     shift
     began=$(date +%s%N)
     : >"$work/$name.stdout"
