@@ -64,15 +64,19 @@ def usage():
 
 
 def abort():
-    text = ""
-    with client("abort").chat.completions.create(model="verbose", messages=[user(FIRST)], stream=True) as pieces:
-        for chunk in pieces:
-            text += chunk.choices[0].delta.content or ""
-            if len(text) > 60:
-                break
-    messages = [user(FIRST), {"role": "assistant", "content": text}, user(SECOND)]
-    check(SECOND in say("abort-next", messages).choices[0].message.content)
-    check(len(set(sessions[-2:])) == 1)
+    # The server has a second to see that the connection is gone, which a busy machine may exceed: then in another conversation.
+    for first in [FIRST, *(f"{FIRST} {n}" for n in range(4))]:
+        text = ""
+        with client("abort").chat.completions.create(model="verbose", messages=[user(first)], stream=True) as pieces:
+            for chunk in pieces:
+                text += chunk.choices[0].delta.content or ""
+                if len(text) > 60:
+                    break
+        messages = [user(first), {"role": "assistant", "content": text}, user(SECOND)]
+        check(SECOND in say("abort-next", messages).choices[0].message.content)
+        if len(set(sessions[-2:])) == 1:
+            return
+    check(False)
 
 
 def tool():
