@@ -223,7 +223,7 @@ fn what_expires_leaves_mongodb_and_the_history_together() {
         })
         .collect();
     store::open(&config).unwrap().insert(&old).unwrap();
-    let shown = || server.client().history("s", "&limit=500");
+    let shown = || server.client().answered_page("s", "&limit=500");
     let texts = |page: &Value, text: &str| {
         page["messages"]
             .as_array()
@@ -270,7 +270,7 @@ fn a_history_is_whole_or_says_what_it_lacks_while_mongodb_stalls() {
     wait_until_in_error(&server);
     let texts = |server: &Server| -> BTreeMap<String, String> {
         let text = |value: &Value| value.as_str().unwrap().to_owned();
-        let page = server.client().history("s", "&limit=500");
+        let page = server.client().answered_page("s", "&limit=500");
         page["messages"].as_array().unwrap().iter().map(|m| (text(&m["id"]), text(&m["text"]))).collect()
     };
     let here: BTreeMap<String, String> = kept
@@ -285,7 +285,7 @@ fn a_history_is_whole_or_says_what_it_lacks_while_mongodb_stalls() {
     mongod.work();
     wait_until_drained(&server);
     assert_eq!(texts(&server), kept);
-    let page = server.client().history("s", "&limit=500");
+    let page = server.client().answered_page("s", "&limit=500");
     assert_eq!((&page["complete"], &page["counts"]["mongo"].as_u64().is_some_and(|n| n >= 10)), (&json!(true), &true));
     mongod.freeze();
     let began = Instant::now();

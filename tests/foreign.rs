@@ -58,7 +58,8 @@ fn what_other_programs_wrote_is_shown_the_same_each_time_and_erased() {
     wait_until_drained(&server);
     // Without mongo.shared a server takes its cache for all newest messages; only after a restart it asks MongoDB.
     server.restart();
-    let ask = |server: &Server| server.client().history("s", "&limit=50");
+    wait_until_drained(&server);
+    let ask = |server: &Server| server.client().answered_page("s", "&limit=50");
     let page = ask(&server);
     let mut told = texts(&page);
     // Two messages of the same microsecond may come in either order.
@@ -69,9 +70,10 @@ fn what_other_programs_wrote_is_shown_the_same_each_time_and_erased() {
     for _ in 0..3 {
         assert_eq!(said(&ask(&server)), said(&page), "the same question has the same answer");
     }
-    assert_eq!(texts(&server.client().history("s", "&limit=3")), texts(&page)[4..], "also in part");
+    assert_eq!(texts(&server.client().answered_page("s", "&limit=3")), texts(&page)[4..], "also in part");
     let id = page["messages"][1]["id"].as_str().unwrap();
-    assert_eq!(texts(&server.client().history("s", &format!("&before={id}"))), ["from python"], "its id pages");
+    let before = server.client().answered_page("s", &format!("&before={id}"));
+    assert_eq!(texts(&before), ["from python"], "its id pages");
 
     let odd = [
         doc! { "session_id": "s", "role": "user", "text": "when?" },

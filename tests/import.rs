@@ -62,7 +62,7 @@ fn whole(client: &mut Client, session: &str, limit: usize) -> BTreeMap<String, S
     for (forward, all) in [true, false].into_iter().zip(&mut found) {
         let mut place = if forward { "&after=00000000-0000-7000-8000-000000000000".to_owned() } else { String::new() };
         loop {
-            let page = client.history(session, &format!("&limit={limit}{place}"));
+            let page = client.answered_page(session, &format!("&limit={limit}{place}"));
             assert_eq!(page["complete"], true, "{page}");
             let messages = page["messages"].as_array().unwrap();
             let field = |message: &Value, name: &str| message[name].as_str().unwrap().to_owned();

@@ -24,7 +24,7 @@ fn erase(server: &Server, session: &str) -> String {
 
 /// What is shown, with MongoDB or without.
 fn texts(server: &Server, session: &str) -> BTreeSet<String> {
-    let page = server.client().history(session, "&limit=500");
+    let page = server.client().answered_page(session, "&limit=500");
     page["messages"].as_array().unwrap().iter().map(|message| message["text"].as_str().unwrap().to_owned()).collect()
 }
 
@@ -105,7 +105,7 @@ fn a_key_is_known_to_the_server_that_heard_it_only() {
     assert_eq!((first.1, send(&a)), (false, (first.0.clone(), true)), "the same server answers as before");
     assert_eq!((of_other.1, send(&b)), (false, (of_other.0.clone(), true)), "another one records it again, once");
     for server in [&a, &b] {
-        let page = server.client().history("s", "");
+        let page = server.client().answered_page("s", "");
         let ids: Vec<_> = page["messages"].as_array().unwrap().iter().map(|message| &message["id"]).collect();
         assert_eq!(ids, [first.0.as_str(), of_other.0.as_str()], "each shows both");
     }
@@ -128,7 +128,7 @@ fn a_rewind_on_one_server_leads_both_along_the_same_path() {
     };
     let follow = |path: &[&str]| {
         for server in [&a, &b] {
-            let page = server.client().history("s", "&view=current&limit=2");
+            let page = server.client().answered_page("s", "&view=current&limit=2");
             let texts: Vec<_> = page["messages"].as_array().unwrap().iter().map(|message| &message["text"]).collect();
             assert_eq!(
                 (texts, &page["complete"]),

@@ -387,7 +387,7 @@ fn kills_erasures_expiry_and_a_gap_leave_what_the_sessions_have() {
 
 #[cfg(feature = "mongo")]
 mod with_mongo {
-    use super::support::drained::{options, queue};
+    use super::support::drained::{options, queue, wait_until_drained};
     use super::support::mongod::Mongod;
     use super::support::wait_until;
     use mongodb::bson::doc;
@@ -455,7 +455,8 @@ mod with_mongo {
         fs::remove_dir_all(server.data().join("journal")).unwrap();
         fs::remove_dir_all(server.data().join("cache")).unwrap();
         server.start_again();
-        let page = server.client().history("s", "&limit=1");
+        wait_until_drained(&server);
+        let page = server.client().answered_page("s", "&limit=1");
         let message = &page["messages"][0];
         assert_eq!((&message["source"], &message["text"]), (&"mongo".into(), &"with ids".into()), "{page}");
         assert_eq!(message["vector_ids"].as_array().unwrap().len(), 1, "{page}");
