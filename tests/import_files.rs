@@ -6,6 +6,7 @@
 mod support;
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -354,8 +355,11 @@ fn an_import_whose_server_is_killed_goes_on_when_it_is_repeated() {
     let text: String = (0..12_000).map(|n| format!("{}\n", line(n))).collect();
     let file = written(&server, "many.ndjson", &text);
     let args = ["import", file.to_str().unwrap()];
-    let child = command(&server, &args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // It gets half of the file before the kill, so that it cannot have ended.
+    let mut half = command(&server, &["import", "-"]);
+    let mut child = half.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let limit = Limit::on(&child);
+    child.stdin.as_mut().unwrap().write_all(&text.as_bytes()[..text.len() / 2]).unwrap();
     wait_until("some of it is there", WAIT_TIMEOUT, || {
         server.client().get("/api/storage/status").expect(200)["journal"]["last_sequence"].as_u64() > Some(1000)
     });

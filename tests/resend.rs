@@ -6,8 +6,9 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mongodb::bson::doc;
 use serde_json::{Value, json};
@@ -18,7 +19,7 @@ use support::drained::{
 use support::metrics::Scrape;
 use support::mongod::Mongod;
 use support::server::{BINARY, run};
-use support::{Options, Random, Server, WAIT_TIMEOUT, wait_until};
+use support::{Limit, Options, Random, SLACK, Server, WAIT_TIMEOUT, wait_until};
 
 const RETRY: &str = "retry-dead-letters";
 const RESEND: &[&str] = &["resend-to-mongo", "--since", "2020-01-01"];
@@ -67,6 +68,12 @@ fn refuse(mongod: &Mongod, database: &str, pattern: &str) {
     let _ = database.create_collection("chat_messages").run();
     let validator = doc! { "text": { "$not": { "$regex": pattern } } };
     database.run_command(doc! { "collMod": "chat_messages", "validator": validator }).run().unwrap();
+}
+
+/// Has each insert take that long, so that what is under way does not end before a busy machine looks at it.
+fn slow_down(mongod: &Mongod, milliseconds: i32) {
+    let insert = doc! { "failCommands": ["insert"], "blockConnection": true, "blockTimeMS": milliseconds };
+    mongod.fail("alwaysOn", insert);
 }
 
 /// Whether the checkpoint says that MongoDB has everything.
@@ -127,12 +134,13 @@ fn letters_that_mongodb_takes_leave_the_file_and_the_others_stay_once() {
 #[test]
 fn a_kill_at_any_moment_of_a_retry_loses_no_letter_and_doubles_none() {
     let mut random = Random::announced("kill in a retry");
-    let mongod = Mongod::shared();
+    let mongod = Mongod::start_fallible();
     refuse(&mongod, "killed", "^poison");
     let mut server = Server::start(options(&mongod.uri(), "killed").set("mongo.batch_max_messages", 10));
     let bad = post(&server, "s", "poison", 2000);
     wait_until_drained(&server);
     refuse(&mongod, "killed", "^never");
+    slow_down(&mongod, 30);
     let mut kills = 0;
     while !letters(&server).is_empty() {
         let mut retry = command(&server, &[RETRY]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -269,44 +277,58 @@ fn what_is_nowhere_and_what_mongodb_refuses_is_told_and_then_it_has_not_all() {
 
 #[test]
 fn a_resend_goes_on_over_an_outage_and_ends_with_its_process() {
-    let mut mongod = Mongod::start();
+    let mut mongod = Mongod::start_fallible();
     let mut server = Server::start(Options::default());
     let mut all = BTreeMap::new();
     for n in 0..40 {
         all.extend(post(&server, &format!("s{n}"), "before", 500));
     }
-    server.reconfigure(options(&mongod.uri(), "oqoqo").set("mongo.batch_max_messages", 20));
+    server.reconfigure(options(&mongod.uri(), "oqoqo").set("mongo.batch_max_messages", 200));
     server.restart();
     wait_until_drained(&server);
     let begin =
         |server: &Server| command(server, RESEND).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let count = |mongod: &Mongod| mongod.messages().count_documents(doc! {}).run().unwrap();
-    let resending = begin(&server);
+    // 50 s in all.
+    slow_down(&mongod, 500);
+    let mut resending = begin(&server);
+    let limit = Limit::within(&resending, 5 * WAIT_TIMEOUT);
+    let mut said = BufReader::new(resending.stderr.take().unwrap());
+    let mut told = String::new();
+    let mut wait_for_note = |note: &str| {
+        while !told.contains(note) {
+            assert!(said.read_line(&mut told).unwrap() > 0, "it ended without {note:?}: {told}");
+        }
+    };
     wait_until("it is under way", WAIT_TIMEOUT, || count(&mongod) > 1000);
     // What is recorded meanwhile does not wait for it.
     let beside = Instant::now();
     all.extend(post(&server, "now", "now", 20));
     let now = || mongod.messages().count_documents(doc! { "session_id": "now" }).run().unwrap();
     wait_until("it is there", WAIT_TIMEOUT, || now() == 20);
-    assert!(beside.elapsed() < Duration::from_secs(10));
+    assert!(beside.elapsed() < SLACK);
     let other = server.local_client().post("/api/storage/resend", &json!({"dead_letters": true}));
     let there = count(&mongod);
     assert!(there < all.len() as u64, "{there}");
-    let told = "what was recorded since 2020-01-01T00:00:00.000000+00:00 is being sent; ask again when that has ended";
-    assert_eq!((other.problem(409), &other.json()["code"]), (told.to_owned(), &json!("resend_running")));
+    let busy = "what was recorded since 2020-01-01T00:00:00.000000+00:00 is being sent; ask again when that has ended";
+    assert_eq!((other.problem(409), &other.json()["code"]), (busy.to_owned(), &json!("resend_running")));
     mongod.kill9();
     all.extend(post(&server, "now", "in the outage", 20));
     wait_until_in_error(&server);
+    wait_for_note("note: MongoDB cannot be reached");
     mongod.restart();
+    slow_down(&mongod, 500);
     wait_until("it goes on", 3 * WAIT_TIMEOUT, || count(&mongod) > there + 500);
+    wait_for_note("note: MongoDB works again");
     server.kill9();
+    said.read_to_string(&mut told).unwrap();
     let output = resending.wait_with_output().unwrap();
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert!(told.contains("note: MongoDB cannot be reached") && told.contains("note: MongoDB works again"), "{told}");
+    drop(limit);
     assert!(told.contains("\nerror: the server stopped before it had sent all of it; nothing is lost"), "{told}");
     assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
     server.start_again();
     assert_eq!(status(&server)["mongo"]["resend"], Value::Null);
+    mongod.work();
     let (code, out, _) = ran(&server, RESEND);
     assert_eq!(code, 0, "{out}");
     wait_until_drained(&server);
