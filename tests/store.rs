@@ -388,7 +388,13 @@ fn a_replica_set_that_loses_its_primary_has_everything_once() {
 #[test]
 fn without_a_majority_nothing_counts_as_stored_not_even_what_is_there() {
     let set = ReplicaSet::start();
-    // Shorter than the second after which a primary without secondaries steps down.
+    // A primary without secondaries steps down after a second, which a write may take on a busy machine.
+    let admin = set.members[set.wait_for_primary()].client().database("admin");
+    let mut config = admin.run_command(doc! { "replSetGetConfig": 1 }).run().unwrap();
+    let config = config.get_document_mut("config").unwrap();
+    config.insert("version", config.get_i32("version").unwrap() + 1);
+    config.get_document_mut("settings").unwrap().insert("electionTimeoutMillis", 60_000);
+    admin.run_command(doc! { "replSetReconfig": config.clone() }).run().unwrap();
     let store = open(&format!("{}&wtimeoutMS=150", set.uri()));
     store.connect().unwrap();
     let mut maker = Maker::new();
