@@ -90,7 +90,7 @@ impl Demo {
         let set = ReplicaSet::start();
         let messages =
             mongodb::sync::Client::with_uri_str(set.uri()).unwrap().database("oqoqo").collection("chat_messages");
-        let options = options(&set.uri(), "oqoqo").set("mongo.shared", true);
+        let options = options(&set.uri(), "oqoqo").set("mongo.shared", true).set("server.drain_seconds", 50);
         let servers: Vec<Server> = NAMES.iter().map(|_| start_server(options.clone())).collect();
         let (balancer, ledger) = (Balancer::start(&servers), Arc::new(Ledger::default()));
         let writers = Writers::start(balancer.address(), &ledger, &mut Random::announced("scale"));
