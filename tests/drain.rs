@@ -281,7 +281,8 @@ fn an_erasure_that_is_to_be_repeated_keeps_nothing_else_waiting() {
 fn a_channel_that_overflows_under_load_loses_nothing() {
     let mut random = Random::announced("overflow");
     let mongod = Mongod::shared();
-    let server = Server::start(options(&mongod.uri(), "overflow").set("mongo.queue_capacity", 1));
+    let options = options(&mongod.uri(), "overflow").set("mongo.queue_capacity", 1);
+    let server = Server::start(options.set("journal.fsync", "never"));
     let oracle = Arc::new(Oracle::default());
     let load = Load::start(&server, &oracle, "o", "r", &mut random);
     load.wait_for(3_000);

@@ -108,7 +108,7 @@ fn drained_segments_go_first_when_the_disk_is_full() {
     let tmpfs = Tmpfs::mount(&server.data(), 4);
     server.start_again();
     let mut client = server.client();
-    let deadline = Instant::now() + WAIT_TIMEOUT;
+    let deadline = Instant::now() + 3 * WAIT_TIMEOUT;
     let mut sent = 0;
     let text = "x".repeat(10_000);
     // Four times as much as fits there.

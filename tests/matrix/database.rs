@@ -91,7 +91,8 @@ pub fn server_killed(trial: &Trial, rounds: usize) {
 /// MongoDB stands still (SIGSTOP) for a while: posts and full pages go on.
 pub fn frozen(trial: &Trial, pause: Duration) {
     let mongod = Mongod::start();
-    let mut server = started(options(&mongod.uri(), "oqoqo"));
+    // No post waits for a busy disk, so that one that is slow waits for MongoDB.
+    let mut server = started(options(&mongod.uri(), "oqoqo").set("journal.fsync", "never"));
     let load = trial.load(&server);
     load.wait_for(200);
     // A full page needs nothing from MongoDB; a shorter one would rightly say that it is incomplete.

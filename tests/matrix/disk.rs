@@ -73,7 +73,7 @@ pub fn failed_write(trial: &Trial, fsync: &str, faults: &[(&str, u16)]) {
 
 /// A limit of the process ends writes at a size that files already have, in the middle of a line or a record (`RLIMIT_FSIZE`).
 pub fn size_limit(trial: &Trial) {
-    let mut server = started(small_segments());
+    let mut server = started(small_segments().set("journal.fsync", "never"));
     let load = trial.load(&server);
     let limit = |bytes: &str| {
         let mut prlimit = Command::new("prlimit");
@@ -119,8 +119,8 @@ pub fn full(trial: &Trial) {
     assert_eq!(journal(&server)["warnings"], json!([]));
     take(&server, 4 << 20);
     assert_eq!(journal(&server)["warnings"], json!(["disk_low"]));
-    server.wait_for_log("is nearly full");
     assert_eq!(load.answers(507), 0, "the warning comes before the refusal");
+    server.wait_for_log("is nearly full");
     let ballast = take(&server, 0);
     fill(&server);
     load.wait_for_status(507, 5);
@@ -225,8 +225,9 @@ pub fn slow(trial: &Trial) {
         })
         .collect();
     took.sort();
-    // A sync is nearly always in progress: a request that waited for it would take half of one on average.
-    assert!(took[10] < Duration::from_millis(500), "status and history waited for the disk: {took:?}");
+    // A sync is nearly always in progress: a request that waited for one would come back as the next begins, and the request
+    // after it would wait for nearly all of that. A busy machine is slow at times, and more so where each call is traced.
+    assert!(took[5] < Duration::from_secs(1), "status and history waited for the disk: {took:?}");
     trial.recovers(&load, || drop(fault));
     load.end();
     trial.all_is_there(&mut server, 8);

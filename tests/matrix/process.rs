@@ -41,7 +41,7 @@ pub fn killed(trial: &Trial, fsync: &str, rounds: usize) {
 pub fn killed_in_recovery(trial: &Trial) {
     let mut server = Server::start(Trial::lasting(options(trial, "always")));
     let load = trial.load(&server);
-    load.wait_for(1_000);
+    load.wait_for(300);
     server.kill9();
     for _ in 0..10 {
         // Its start is not awaited, so the kill comes anywhere between its first step and listening.
