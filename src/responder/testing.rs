@@ -15,7 +15,7 @@ pub(super) const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long after the stop an answer may take to end. Without checking the stop it would take at least
 /// [`WAIT_TIMEOUT`].
-pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A question of these messages, by role and text, each with metadata.
 pub(super) fn question(messages: &[(&str, &str)]) -> Question {

@@ -187,7 +187,8 @@ fn a_stop_ends_a_program_wherever_it_hangs() {
 fn a_stop_before_the_start_and_a_stop_in_the_answer_are_heard() {
     let heard = ask_and_stop(&sh("echo $$; sleep 600"), &question(&[("user", "hi")]), None);
     assert_eq!(heard.end, Err(ResponderError::Stopped));
-    assert!(heard.took < STOP_TIMEOUT && !runs(&heard.text), "{:?}", heard.took);
+    assert!(heard.took < STOP_TIMEOUT, "{:?}", heard.took);
+    assert_ends(&heard.text);
     let stopped = question(&[("user", "hi")]);
     stopped.stop.set();
     assert_eq!(ask(&sh("echo hi"), &stopped).end, Err(ResponderError::Stopped));
@@ -195,12 +196,17 @@ fn a_stop_before_the_start_and_a_stop_in_the_answer_are_heard() {
 
 #[test]
 fn the_deadline_ends_a_program() {
-    let mut question = question(&[("user", "hi")]);
-    // Long enough for a busy machine to start a shell.
-    question.until = Instant::now() + Duration::from_secs(1);
-    let heard = ask(&sh("echo $$; sleep 600"), &question);
-    assert_eq!((heard.end, heard.text.is_empty()), (Err(ResponderError::Late), false));
-    assert!(Instant::now() >= question.until && heard.took < STOP_TIMEOUT && !runs(&heard.text), "{:?}", heard.took);
+    // On a busy machine a shell may not start in time.
+    let tries = [1, 4, 16].map(Duration::from_secs).into_iter();
+    let mut texts = tries.map(|most| {
+        let mut question = question(&[("user", "hi")]);
+        question.until = Instant::now() + most;
+        let heard = ask(&sh("echo $$; sleep 600"), &question);
+        assert_eq!(heard.end, Err(ResponderError::Late));
+        assert!(Instant::now() >= question.until && heard.took < most + STOP_TIMEOUT, "{:?}", heard.took);
+        heard.text
+    });
+    assert_ends(&texts.find(|pid| !pid.is_empty()).expect("a shell started"));
 }
 
 #[test]
@@ -218,27 +224,28 @@ fn who_does_not_hear_is_killed_after_the_grace_with_its_whole_group() {
     });
     let took = stopped.unwrap().elapsed();
     assert_eq!(end, Err(ResponderError::Stopped));
-    assert!(took >= Duration::from_millis(300) && took < 3 * STOP_TIMEOUT, "{took:?}");
+    assert!(took >= Duration::from_millis(300) && took < STOP_TIMEOUT, "{took:?}");
     pids.lines().for_each(assert_ends);
 }
 
 #[test]
 fn who_hears_may_put_things_away() {
     let folder = tempfile::tempdir().unwrap();
-    let script = format!(
-        "trap 'echo gone > {0}/note; exit 0' TERM; echo up; while :; do sleep 0.01; done",
-        folder.path().display()
-    );
-    let heard = ask_and_stop(&sh(&script), &question(&[("user", "hi")]), None);
-    assert_eq!(heard.end, Err(ResponderError::Stopped));
-    assert_eq!(fs::read_to_string(folder.path().join("note")).unwrap(), "gone\n");
+    let note = folder.path().join("note");
+    let script = format!("trap 'echo gone > {}; exit 0' TERM; echo up; while :; do sleep 0.01; done", note.display());
+    // On a busy machine it may get no processor within the grace.
+    assert!((0..10).any(|_| {
+        let heard = ask_and_stop(&sh(&script), &question(&[("user", "hi")]), None);
+        assert_eq!(heard.end, Err(ResponderError::Stopped));
+        fs::read_to_string(&note).is_ok_and(|note| note == "gone\n")
+    }));
 }
 
 #[test]
 fn what_a_program_leaves_behind_keeps_no_turn_and_does_not_stay() {
     let heard = heard("sleep 600 & echo $!");
     assert_eq!(heard.end, Ok(Answer::default()));
-    assert!(heard.took < 3 * STOP_TIMEOUT, "{:?}", heard.took);
+    assert!(heard.took < STOP_TIMEOUT, "{:?}", heard.took);
     assert_ends(&heard.text);
 }
 
@@ -248,10 +255,10 @@ fn what_has_left_the_group_keeps_no_turn() {
     let gate = folder.path().join("gate").display().to_string();
     for rest in ["", "exit 3", "sleep 600"] {
         let script = format!(
-            "rm -f {gate}; mkfifo {gate}; setsid sh -c 'echo $$; echo go >{gate}; exec sleep 600' & read word <{gate}; {rest}"
+            "rm -f {gate}; mkfifo {gate}; setsid sh -c 'trap \"\" PIPE; echo $$; echo go >{gate}; exec sleep 600' & read word <{gate}; {rest}"
         );
         let heard = ask_and_stop(&sh(&script), &question(&[("user", "hi")]), Some(WAIT_TIMEOUT));
-        assert!(heard.took < 3 * STOP_TIMEOUT, "{:?}", heard.took);
+        assert!(heard.took < STOP_TIMEOUT, "{:?}", heard.took);
         assert!(
             runs(&heard.text),
             "it is out of reach, and the test would show nothing if it were not: {:?}",
@@ -269,7 +276,7 @@ fn what_a_program_leaves_behind_may_talk_and_keeps_its_answer_no_longer() {
         let talk = "for n in $(seq 6000); do echo . >&2 || exit; sleep 0.01; done";
         let heard = ask(&sh(&format!("{rest}sh -c '{talk}' & echo done")), &question(&[("user", "hi")]));
         assert_eq!((heard.text.as_str(), heard.end.is_ok()), ("done", true), "{rest:?}");
-        assert!(heard.took < DRAIN_TIMEOUT + 2 * STOP_TIMEOUT, "{rest:?}: {:?}", heard.took);
+        assert!(heard.took < DRAIN_TIMEOUT + STOP_TIMEOUT, "{rest:?}: {:?}", heard.took);
     }
 }
 
@@ -298,7 +305,7 @@ fn a_panic_of_who_listens_leaves_nothing_running() {
         })
     }));
     assert!(caught.is_err());
-    assert!(!runs(&pid.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)));
+    assert_ends(&pid.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner));
 }
 
 #[test]

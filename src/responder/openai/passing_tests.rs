@@ -3,7 +3,6 @@
 //! Compiled under `#[cfg(test)]` only.
 
 use std::io::Write;
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -227,28 +226,28 @@ fn a_refusal_is_passed_on_in_the_servers_words_without_the_key() {
     // A failure told in a good reply.
     let (status, error) = refused(&passed(send(status("200 OK", "", r#"{"error": {"message": "boom"}}"#))));
     assert_eq!((status, error), (502, json!({"message": "boom"})));
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let unreachable = passed_by(&config(&format!("http://{closed}/v1")));
-    assert_eq!(refused(&unreachable).0, 502);
-    assert!(unreachable.0.took < PAUSES[0] + PAUSES[1], "one try: {:?}", unreachable.0.took);
+    let (_bound, closed) = closed();
+    let unreachable = || passed_by(&config(&closed));
+    assert_eq!(refused(&unreachable()).0, 502);
+    assert!((0..5).any(|_| unreachable().0.took < PAUSES[0] + PAUSES[1]), "one try");
 }
 
 #[test]
 fn a_deadline_before_the_first_byte_is_told_as_a_refusal() {
-    for (said, is_told) in [("", true), ("HTTP/1.1 200 OK\r\n\r\n", true), (STREAM, false)] {
+    let asked = |said, millis| {
         let upstream = Upstream::new(vec![hang(said)]);
         let (mut question, passed) = given(BODY, 10);
-        question.until = Instant::now() + Duration::from_millis(300);
+        question.until = Instant::now() + Duration::from_millis(millis);
         let heard = ask(&OpenAi::new(&upstream.config()), &question);
-        let pieces: Vec<_> = passed.try_iter().collect();
-        match is_told {
-            true => assert_eq!(refused(&(heard, pieces)).0, 504),
-            false => {
-                assert_eq!(heard.end, Err(ResponderError::Late));
-                assert_eq!(pieces, [PassedOn::Head("text/event-stream".into())]);
-            }
-        }
+        (heard, passed.try_iter().collect::<Vec<_>>())
+    };
+    for said in ["", "HTTP/1.1 200 OK\r\n\r\n"] {
+        assert_eq!(refused(&asked(said, 300)).0, 504);
     }
+    // On a busy machine the head may come too late.
+    let mut tries = [300, 3_000, 20_000].into_iter().map(|millis| asked(STREAM, millis));
+    let (_, pieces) = tries.find(|(heard, _)| heard.end == Err(ResponderError::Late)).expect("no refusal");
+    assert_eq!(pieces, [PassedOn::Head("text/event-stream".into())]);
 }
 
 #[test]

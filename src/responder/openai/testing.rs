@@ -7,6 +7,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+
 use crate::config::{Config, OpenAiConfig, Secret};
 use crate::thread;
 
@@ -52,6 +54,16 @@ impl Upstream {
 pub(super) fn config(base_url: &str) -> OpenAiConfig {
     let defaults = Config::defaults(None).unwrap().responder.openai;
     OpenAiConfig { base_url: base_url.into(), model: "m".into(), api_key: Some(Secret::new(KEY)), ..defaults }
+}
+
+/// The address of a port that is bound and not listening: it refuses connections, and nobody else gets it meanwhile.
+pub(super) fn closed() -> (TcpStream, String) {
+    // The port of a connection would not do: a client may get the same one, and then connects to itself.
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+    rustix::net::bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let bound = TcpStream::from(socket);
+    let address = bound.local_addr().unwrap();
+    (bound, format!("http://{address}/v1"))
 }
 
 fn read_request(stream: &TcpStream) -> (String, String) {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::testing::*;
 use super::*;
-use crate::responder::testing::{Heard, STOP_TIMEOUT, ask, ask_and_stop, question};
+use crate::responder::testing::{Heard, STOP_TIMEOUT, WAIT_TIMEOUT, ask, ask_and_stop, question};
 
 fn heard(upstream: &Upstream) -> Heard {
     ask(&OpenAi::new(&upstream.config()), &question(&[("user", "hi")]))
@@ -70,7 +70,7 @@ fn text_is_said_as_it_comes_however_it_is_framed() {
             use std::io::Write;
             let head = format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n");
             stream.write_all(format!("{head}{}", frame(&event("one"))).as_bytes()).unwrap();
-            waits.recv_timeout(crate::responder::testing::WAIT_TIMEOUT).unwrap();
+            waits.recv_timeout(WAIT_TIMEOUT).unwrap();
             // Byte by byte, so that nothing is ever whole.
             for byte in frame(&format!("{}data: [DONE]\n", event(" €"))).as_bytes() {
                 stream.write_all(&[*byte]).unwrap();
@@ -129,10 +129,13 @@ fn a_text_that_is_whole_needs_no_further_word() {
         );
     }
     // A deadline during the silence does not make the answer late.
-    let upstream = Upstream::new(vec![hang(whole)]);
-    let mut asked = question(&[("user", "hi")]);
-    asked.until = Instant::now() + Duration::from_secs(2);
-    let heard = ask(&OpenAi::new(&upstream.config()), &asked);
+    let mut tries = [2, 8].into_iter().map(|seconds| {
+        let upstream = Upstream::new(vec![hang(whole.clone())]);
+        let mut asked = question(&[("user", "hi")]);
+        asked.until = Instant::now() + Duration::from_secs(seconds);
+        ask(&OpenAi::new(&upstream.config()), &asked)
+    });
+    let heard = tries.find(|heard| !heard.text.is_empty()).expect("text comes before the deadline");
     assert_eq!((heard.text.as_str(), heard.end.is_ok()), ("all", true), "{:?}", heard.end);
 }
 
@@ -154,7 +157,7 @@ fn pauses_between_pieces_that_each_tell_a_reason_cost_no_text() {
         });
         let upstream = Upstream::new(vec![manner]);
         let mut openai = OpenAi::new(&upstream.config());
-        openai.silence = Duration::from_secs(5);
+        openai.silence = WAIT_TIMEOUT;
         let heard = ask(&openai, &question(&[("user", "hi")]));
         assert_eq!((heard.text.as_str(), heard.end.is_ok()), ("abc", true), "{reason:?}: {:?}", heard.end);
     }
@@ -237,8 +240,8 @@ fn a_refusal_is_told_at_once_and_never_with_the_key() {
     }
     // An error whose body never ends is reported too.
     let heard = answers(hang("HTTP/1.1 404 Not Found\r\nContent-Length: 999\r\n\r\nno such model"));
-    assert!(failed(&heard).contains("(404): no such model (asked: ") && heard.took < 3 * DISCARD_TIMEOUT, "{heard:?}");
-    let heard = answers(flood("HTTP/1.1 404 Not Found\r\n\r\n", "x".repeat(999)));
+    assert!(failed(&heard).contains("(404): no such model (asked: ") && heard.took < WAIT_TIMEOUT / 2, "{heard:?}");
+    let heard = answers(flood("HTTP/1.1 404 Not Found\r\n\r\nxxx", "x".repeat(999)));
     assert!(failed(&heard).contains("(404): xxx"), "{heard:?}");
 }
 
@@ -275,15 +278,19 @@ fn what_may_pass_is_tried_again_before_the_first_byte_of_an_answer() {
 
 #[test]
 fn an_unreachable_server_is_told_and_asked_once_it_is_back() {
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let openai = OpenAi::new(&config(&format!("http://{closed}/v1")));
+    let (_bound, closed) = closed();
+    let openai = OpenAi::new(&config(&closed));
     let heard = ask(&openai, &question(&[("user", "hi")]));
     assert!(failed(&heard).starts_with("the model's server cannot be reached: Connection refused"), "{heard:?}");
     assert!(heard.took >= PAUSES[0] + PAUSES[1], "{:?}", heard.took);
     let mut short = question(&[("user", "hi")]);
-    short.until = Instant::now() + PAUSES[0] / 2;
-    // There is no time for a pause, so the error is the reason and not the deadline.
-    assert!(failed(&ask(&openai, &short)).contains("cannot be reached"));
+    // There is no time for a pause, so the error is the reason and not the deadline, if the machine is quick enough.
+    let mut tries = (0..20).map(|_| {
+        short.until = Instant::now() + PAUSES[0] / 2;
+        ask(&openai, &short)
+    });
+    let heard = tries.find(|heard| heard.end != Err(ResponderError::Late)).expect("no pause is waited for");
+    assert!(failed(&heard).contains("cannot be reached"));
     let nobody = OpenAi::new(&config("http://name.invalid/v1"));
     short.until = Instant::now() + Duration::from_secs(20);
     // Without a name server the lookup takes longer than the deadline.
@@ -337,9 +344,10 @@ fn hanging() -> Vec<(&'static str, String, Box<dyn std::any::Any>)> {
     let (silent, silent_one) = upstream(vec![hang("")]);
     let (head, head_one) = upstream(vec![hang("HTTP/1.1 200 OK\r\nContent-")]);
     let (body, body_one) = upstream(vec![hang(format!("{STREAM}: wait\n"))]);
-    let (error, error_one) = upstream(vec![hang("HTTP/1.1 500 No\r\nContent-Length: 9\r\n\r\n")]);
+    // Some more for each further try, should the stop come late.
+    let (error, error_one) = upstream([(); 3].map(|()| hang("HTTP/1.1 500 No\r\nContent-Length: 9\r\n\r\n")).into());
     let (comments, comments_one) = upstream(vec![flood(STREAM, ": still here\n\n")]);
-    let (pause, pause_one) = upstream(vec![send(status("429 Slow", "Retry-After: 5\r\n", ""))]);
+    let (pause, pause_one) = upstream([(); 3].map(|()| send(status("429 Slow", "Retry-After: 5\r\n", ""))).into());
     vec![
         ("connect", format!("http://{}/v1", full.local_addr().unwrap()), Box::new((full, fillers))),
         ("tls", format!("https://{}/v1", deaf.local_addr().unwrap()), Box::new(deaf.try_clone().unwrap())),
@@ -388,7 +396,7 @@ fn a_stop_in_the_answer_is_heard_and_the_server_sees_it() {
     assert_eq!((heard.text.as_str(), heard.end), ("half", Err(ResponderError::Stopped)));
     assert!(heard.took < STOP_TIMEOUT, "{:?}", heard.took);
     // Its connection was closed, so the server can stop.
-    told.recv_timeout(crate::responder::testing::WAIT_TIMEOUT).unwrap();
+    told.recv_timeout(WAIT_TIMEOUT).unwrap();
 }
 
 #[test]
