@@ -253,7 +253,7 @@ mod tests {
     use super::*;
 
     fn soon() -> Instant {
-        Instant::now() + Duration::from_secs(10)
+        Instant::now() + Duration::from_secs(60)
     }
 
     /// A call that hangs until the sender is dropped.
@@ -296,7 +296,7 @@ mod tests {
         drop((first, second));
         let began = Instant::now();
         assert_eq!(calls.submit(soon(), || ()).err(), Some(CallError::Busy));
-        assert!(began.elapsed() < Duration::from_secs(5), "it waited for nothing");
+        assert!(began.elapsed() < Duration::from_secs(30), "it waited for nothing");
         assert!(!calls.is_settled(before));
         drop(release);
         while calls.abandoned() == 2 {

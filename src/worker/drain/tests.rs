@@ -176,7 +176,7 @@ impl Fixture {
             batch: BatchConfig { max_messages: 4, max_age: Duration::ZERO, ..defaults.batch },
             backoff_max: Duration::from_millis(100),
             // Only calls that a test stalls may take this long.
-            call_timeout: Duration::from_secs(30),
+            call_timeout: Duration::from_secs(300),
             ..defaults
         };
         Self {
