@@ -311,6 +311,12 @@ impl Chat {
         self.queues.running(session).filter(|running| !running.is_over())
     }
 
+    /// How many turns of a session wait for others of it.
+    #[cfg(test)]
+    pub(crate) fn waiting_in_line(&self, session: &SessionId) -> usize {
+        self.queues.waiting(session)
+    }
+
     /// Notes that a listener of a session is gone: its running turn may have lost its last follower.
     pub fn unfollowed(&self, session: &SessionId) {
         if let Some(running) = self.queues.running(session) {

@@ -51,7 +51,7 @@ use path::{Alignment, Tree};
 pub use message::{GivenMessage, InvalidMessage, OPENAI};
 
 /// How long the end of a connection may take to be seen whose client has gone on already.
-const LEAVING_TIMEOUT: Duration = Duration::from_secs(1);
+const LEAVING_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 30 } else { 1 });
 
 /// Finds the conversation that a request goes on, and has it answered.
 pub struct Front {

@@ -28,7 +28,7 @@ use super::turn_queues::{Entered, Holder};
 use super::{Chat, PASSED_MAX};
 
 /// How long an abandoned turn may take to end.
-const GIVE_WAY_TIMEOUT: Duration = Duration::from_secs(5);
+const GIVE_WAY_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 30 } else { 5 });
 /// How often a plan is made whose rewind would hide what was recorded meanwhile; then the request goes elsewhere.
 const PLANS_MAX: usize = 6;
 /// What is recorded at once, in bytes of text and messages; a longer conversation, which no reply is known of, is recorded

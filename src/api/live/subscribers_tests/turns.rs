@@ -43,8 +43,8 @@ fn a_stop_takes_effect_within_100_ms_and_what_was_said_is_kept() {
         assert_eq!(kinds(&world.next(socket, 2)), ["system", "idle"]);
     }
     // The fastest of some runs, as other tests may use the processors and the disk.
-    let mut fastest = Duration::MAX;
-    for _ in 0..20 {
+    let (mut fastest, most, until) = (Duration::MAX, Duration::from_millis(100), Instant::now() + 2 * WAIT_TIMEOUT);
+    while fastest >= most && Instant::now() < until {
         world.send(one, &json!({"message": "why"}));
         pieces.send("because").unwrap();
         assert_eq!(kinds(&world.next(one, 3)), ["ack", "processing", "+because"]);
@@ -56,11 +56,8 @@ fn a_stop_takes_effect_within_100_ms_and_what_was_said_is_kept() {
             assert_eq!(kinds(&world.next(socket, 4)), ["cancelling", "=because cancelled", "cancelled", "idle"]);
         }
         fastest = fastest.min(began.elapsed());
-        if fastest < Duration::from_millis(100) {
-            break;
-        }
     }
-    assert!(fastest < Duration::from_millis(100), "{fastest:?}");
+    assert!(fastest < most, "{fastest:?}");
     world.send(one, &json!({"command": "stop"}));
     assert_eq!(kinds(&world.next(one, 1)), ["idle"]);
 }
@@ -99,7 +96,7 @@ fn a_new_context_waits_behind_the_turns_in_line_and_is_not_lost() {
         chat.say(&turn).unwrap()
     });
     // The first is followed over REST, so the second waits in the queue.
-    world.until_chat("it stands in line", |chat| chat.stats().waiting == 1);
+    world.until_chat("it stands in line", |chat| chat.waiting_in_line(&session_of("s")) == 1);
     world.send(one, &json!({"command": "clear", "client_id": "c"}));
     world.until_chat("the next is answered", |chat| {
         chat.current(&session_of("s")).is_some_and(|running| !running.is_stopping())
