@@ -246,7 +246,7 @@ fn who_waits_is_woken_by_the_next_record_and_by_the_stop() {
     let feed = fixture.open();
     let (one, two) = (feed.watch().unwrap(), feed.watch().unwrap());
     assert!(feed.watch().is_none() && feed.watching() == 2, "two may wait");
-    let (after, patience) = (feed.oldest(), Instant::now() + Duration::from_secs(20));
+    let (after, patience) = (feed.oldest(), Instant::now() + Duration::from_secs(60));
     let woken = std::thread::spawn(move || one.wait(after, patience));
     say(&feed, "hello");
     assert_eq!(woken.join().unwrap(), Woken::Arrived);

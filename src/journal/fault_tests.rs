@@ -389,7 +389,7 @@ fn whoever_led_a_synced_batch_is_answered_while_the_next_one_is_synced() {
         }
         fixture.disk.stall(Op::Sync, ".segment");
         to_leader.send(()).unwrap();
-        let first = answered.recv_timeout(Duration::from_secs(20));
+        let first = answered.recv_timeout(Duration::from_secs(60));
         fixture.disk.release();
         assert_eq!(first.unwrap(), Ok("first"));
         assert_eq!(answered.recv().unwrap(), Ok("second"));

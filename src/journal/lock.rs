@@ -11,7 +11,8 @@ use crate::layout;
 use super::error::{OpenError, at};
 
 /// How long a lock is tried: a process that is about to end, or a child between fork and exec, releases it in a moment.
-const LOCK_TIMEOUT: Duration = Duration::from_millis(200);
+/// Tests beside others that start programs meet many such children.
+const LOCK_TIMEOUT: Duration = Duration::from_millis(if cfg!(test) { 5_000 } else { 200 });
 
 /// Locks on the lock's file and on the folder itself, which stays locked if the file is removed. Some network file
 /// systems cannot lock folders; there the file alone counts.
@@ -68,7 +69,7 @@ impl Lock {
         let tried = || (file.as_ref().map_or(Ok(()), lock), lock(&itself));
         let (mut of_file, mut of_folder) = tried();
         while (is_taken(&of_file) || is_taken(&of_folder)) && Instant::now() < patient_until {
-            std::thread::park_timeout(LOCK_TIMEOUT / 20);
+            std::thread::park_timeout(Duration::from_millis(10));
             (of_file, of_folder) = tried();
         }
         if is_taken(&of_file) || is_taken(&of_folder) {

@@ -105,7 +105,7 @@ mod tests {
 
     use super::*;
 
-    const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
+    const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
     #[test]
     fn no_arrival_is_missed_however_the_two_meet() {
