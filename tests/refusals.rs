@@ -687,7 +687,7 @@ fn a_client_that_does_not_read_is_cut_off() {
 fn transcripts_give_back_what_was_lent_when_connections_come_at_once() {
     // Of 512 descriptors, 336 are for connections, 112 for WebSockets and 32 for transcripts.
     const CONNECTIONS: usize = 330;
-    let mut server = Server::start(options().descriptors(512));
+    let mut server = Server::start(options().descriptors(512).set("server.head_timeout_seconds", 60));
     let mut client = server.client();
     (0..600).for_each(|n| drop(client.chat(&format!("s{n}"), "its transcript stays open")));
     let before = server.open_descriptors();
