@@ -6,12 +6,13 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
-use support::faults::Tmpfs;
+use support::faults::{Injection, Tmpfs};
 use support::server::{BINARY, run};
 use support::{Client, Options, Server, walk};
 
@@ -253,4 +254,28 @@ fn a_disk_that_is_full_leaves_no_part_of_a_backup_and_the_server_as_it_was() {
     assert_eq!(fs::read_dir(&small).unwrap().count(), 0);
     client.chat("s0", "it goes on");
     assert_eq!(backup(&server, &server.folder().join("copy"), &[]).0, 0);
+}
+
+#[test]
+fn a_backup_whose_sync_fails_leaves_nothing_and_no_transcript_is_trusted_for_it() {
+    let mut server = Server::start(Options::default().set("journal.checkpoint_seconds", 3600));
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("copy");
+    let file = server.data().join("cache/chat_sessions/s.jsonl");
+    let inode = || fs::metadata(&file).unwrap().ino();
+    server.client().chat("s", "hello");
+    let before = inode();
+    {
+        let _broken = Injection::start(server.pid(), "syncfs:error=EIO");
+        let (code, _, err) = backup(&server, &copy, &[]);
+        assert_eq!(code, 1, "{err}");
+        assert!(err.contains("Input/output error"), "{err}");
+    }
+    assert_eq!(walk(folder.path()), [folder.path()], "what is not whole is gone");
+    // The disk told the backup of an error that may concern the transcript, and tells nobody else.
+    assert_eq!(server.sigterm_and_wait().code(), Some(0));
+    server.start_again();
+    assert_ne!(inode(), before, "it is written anew from the journal");
+    assert_eq!(server.client().whole_history("s").len(), 2);
+    assert_eq!(backup(&server, &copy, &[]).0, 0);
 }
