@@ -79,7 +79,7 @@ use crate::disk::{self, Disk, DiskFile, RealDisk};
 use crate::message::{Expiry, Id, Message, SessionId};
 
 pub use copy::copy_all;
-pub use erase::{Before, blank_lines, count_lines, cut_lines, lines_from, without_lines};
+pub use erase::{Before, blank_lines, count_lines, cut_lines, is_half_blank, lines_from, without_lines};
 pub use expected_tail::ExpectedTails;
 pub use expire::{Sweep, Swept};
 pub use lengths::Lost;

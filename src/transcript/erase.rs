@@ -19,6 +19,8 @@ use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+use serde::de::IgnoredAny;
+
 use crate::disk::{Disk, DiskFile, copy};
 use crate::layout;
 use crate::message::{Id, Message, SessionId};
@@ -28,6 +30,8 @@ use super::{Stale, Transcripts};
 
 /// The most bytes of an unfinished line that are read: more than a whole line has.
 const REST_BYTES_MAX: usize = 32 << 20;
+/// What a disk writes whole or not at all.
+const SECTOR_BYTES: u64 = 512;
 
 /// A transcript as it was before its erasure: it can be counted afterwards, although it has no name any more.
 pub struct Before<F>(Option<F>);
@@ -328,8 +332,18 @@ pub fn lines_from<D: Disk>(
     Ok(at)
 }
 
-/// Overwrites the lines that go with spaces, in place: for a file that may be appended to meanwhile. Returns how many
-/// there were.
+/// Whether a JSON line at that offset was being overwritten with spaces when that was broken off: of a line, each sector is
+/// written or not, and what is left of it does not tell what it was.
+pub fn is_half_blank(at: u64, line: &[u8]) -> bool {
+    let first = usize::try_from(SECTOR_BYTES - at % SECTOR_BYTES).map_or(line.len(), |first| first.min(line.len()));
+    let (first, others) = line.split_at(first);
+    let is_blank = |piece: &[u8]| !piece.is_empty() && piece.trim_ascii().is_empty();
+    let has_blank = is_blank(first) || others.chunks(SECTOR_BYTES as usize).any(is_blank);
+    has_blank && serde_json::from_slice::<IgnoredAny>(line).is_err()
+}
+
+/// Overwrites the lines that go with spaces, in place: for a file that may be appended to meanwhile. So it does with lines for
+/// which that was begun. Returns how many there were.
 ///
 /// # Errors
 /// The disk failed. Some lines may be blank already, perhaps not durably: where that matters, blank lines must go once more in
@@ -343,7 +357,8 @@ pub fn blank_lines<D: Disk>(disk: &D, path: &Path, goes: &dyn Fn(&[u8]) -> bool)
     let mut lines = Lines::new(&file, u64::MAX)?;
     let (mut at, mut count) = (0, 0);
     while let Some(range) = lines.line_at(at)? {
-        if goes(lines.bytes(&range)) {
+        let line = lines.bytes(&range);
+        if goes(line) || (is_half_blank(range.start, line) && !line.trim_ascii().is_empty()) {
             let length = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
             file.write_all_at(&vec![b' '; length - 1], range.start)?;
             count += 1;
@@ -352,7 +367,7 @@ pub fn blank_lines<D: Disk>(disk: &D, path: &Path, goes: &dyn Fn(&[u8]) -> bool)
     }
     let mut rest = vec![0; usize::try_from(file.byte_len()?.saturating_sub(at)).unwrap_or(0).min(REST_BYTES_MAX)];
     let read = file.read_at(&mut rest, at)?;
-    if read > 0 && goes(&rest[..read]) {
+    if read > 0 && (goes(&rest[..read]) || is_half_blank(at, &rest[..read])) {
         // Cut off by a crash; the next append begins a new line.
         file.write_all_at(&vec![b' '; read], at)?;
         count += 1;

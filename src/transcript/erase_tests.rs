@@ -144,3 +144,38 @@ fn a_start_takes_out_what_is_erased_and_leaves_what_is_newer() {
     assert!(!fixture.path().exists(), "the rest of an erased line");
     transcripts.erase_at_start(&fixture.session, id(7), 7);
 }
+
+#[test]
+fn a_line_whose_blanking_a_power_cut_broke_off_is_blanked_whatever_reached_the_disk() {
+    let letter = |text: &str, bytes: usize| {
+        let text = text.repeat(bytes / text.len());
+        format!("{{\"reason\":\"too   long\",\"message\":{{\"id\":\"{}\",\"text\":\"{text}\"}}}}\n", text.len())
+    };
+    let (before, erased, after) = (letter("before ", 700), letter("erased", 1500), letter("after ", 300));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("dead_letter.jsonl");
+    let holds = |line: &[u8]| line.windows(9).any(|part| part == b"\"id\":\"150");
+    // Where the sectors of the line end, as the file has it; each was written or not.
+    let (start, end) = (before.len(), before.len() + erased.len() - 1);
+    let mut ends: Vec<usize> = (start + 1..end).filter(|at| at % 512 == 0).collect();
+    ends.push(end);
+    assert_eq!(ends.len(), 4);
+    for written in 0..1 << ends.len() {
+        let mut bytes = [&before, &erased, &after].map(String::as_str).concat().into_bytes();
+        let mut at = start;
+        for (n, end) in ends.iter().enumerate() {
+            if written >> n & 1 == 1 {
+                bytes[at..*end].fill(b' ');
+            }
+            at = *end;
+        }
+        fs::write(&path, &bytes).unwrap();
+        blank_lines(&RealDisk, &path, &holds).unwrap();
+        let found = fs::read_to_string(&path).unwrap();
+        assert_eq!(
+            found.trim_matches(' '),
+            format!("{before}{}\n{after}", " ".repeat(erased.len() - 1)),
+            "{written:b}"
+        );
+    }
+}

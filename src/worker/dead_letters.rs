@@ -124,7 +124,11 @@ impl<D: Disk> DeadLetters<D> {
         transcript::lines_from(&self.disk, &self.path, at, |place, line| {
             // One that is too long to be read has no bytes here.
             let is_blank = line.trim_ascii().is_empty() && !(line.is_empty() && place.end - place.start > 1);
-            if is_blank { ControlFlow::Continue(()) } else { take(place, message_of_letter(line)) }
+            if is_blank || transcript::is_half_blank(place.start, line) {
+                ControlFlow::Continue(())
+            } else {
+                take(place, message_of_letter(line))
+            }
         })
     }
 
@@ -246,6 +250,33 @@ mod tests {
         assert_eq!(good.len(), 2, "{text}");
         assert_eq!((&good[0]["reason"], &good[1]["message"]["text"]), (&"too \"big\"".into(), &"hi".into()));
     }
+
+    #[test]
+    fn a_letter_whose_removal_was_broken_off_is_none_and_one_that_somebody_broke_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dead_letter.jsonl");
+        let mut letters = DeadLetters::new(RealDisk, &path, Clock::system());
+        let (long, one) = ("x".repeat(2000), message(1));
+        letters.add([(&one, long.as_str())].into_iter()).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        let found = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            let mut found = Vec::new();
+            letters.read(0, |_, message| {
+                found.push(message);
+                ControlFlow::Continue(())
+            })?;
+            io::Result::Ok(found)
+        };
+        assert_eq!(found(&whole).unwrap(), [Some((*one).clone())]);
+        let mut half = whole.clone();
+        half[..1024].fill(b' ');
+        assert_eq!(found(&half).unwrap(), []);
+        let mut broken = whole;
+        broken[0] = b'x';
+        assert_eq!(found(&broken).unwrap(), [None]);
+    }
+
     /// The ids of the letters that a reader can parse.
     fn ids_of(bytes: &[u8]) -> Vec<Id> {
         let lines = bytes.split(|&byte| byte == b'\n');
