@@ -332,14 +332,14 @@ pub fn lines_from<D: Disk>(
     Ok(at)
 }
 
-/// Whether a JSON line at that offset was being overwritten with spaces when that was broken off: of a line, each sector is
-/// written or not, and what is left of it does not tell what it was.
+/// Whether a JSON line at that offset of its file was being overwritten with spaces when that was broken off, and is not blank
+/// yet: of a line, each sector is written or not, and what is left of it does not tell what it was.
 pub fn is_half_blank(at: u64, line: &[u8]) -> bool {
     let first = usize::try_from(SECTOR_BYTES - at % SECTOR_BYTES).map_or(line.len(), |first| first.min(line.len()));
     let (first, others) = line.split_at(first);
     let is_blank = |piece: &[u8]| !piece.is_empty() && piece.trim_ascii().is_empty();
     let has_blank = is_blank(first) || others.chunks(SECTOR_BYTES as usize).any(is_blank);
-    has_blank && serde_json::from_slice::<IgnoredAny>(line).is_err()
+    has_blank && !line.trim_ascii().is_empty() && serde_json::from_slice::<IgnoredAny>(line).is_err()
 }
 
 /// Overwrites the lines that go with spaces, in place: for a file that may be appended to meanwhile. So it does with lines for
@@ -358,7 +358,7 @@ pub fn blank_lines<D: Disk>(disk: &D, path: &Path, goes: &dyn Fn(&[u8]) -> bool)
     let (mut at, mut count) = (0, 0);
     while let Some(range) = lines.line_at(at)? {
         let line = lines.bytes(&range);
-        if goes(line) || (is_half_blank(range.start, line) && !line.trim_ascii().is_empty()) {
+        if goes(line) || is_half_blank(range.start, line) {
             let length = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
             file.write_all_at(&vec![b' '; length - 1], range.start)?;
             count += 1;
@@ -367,8 +367,10 @@ pub fn blank_lines<D: Disk>(disk: &D, path: &Path, goes: &dyn Fn(&[u8]) -> bool)
     }
     let mut rest = vec![0; usize::try_from(file.byte_len()?.saturating_sub(at)).unwrap_or(0).min(REST_BYTES_MAX)];
     let read = file.read_at(&mut rest, at)?;
-    if read > 0 && (goes(&rest[..read]) || is_half_blank(at, &rest[..read])) {
-        // Cut off by a crash; the next append begins a new line.
+    // Cut off by a crash; the next append begins a new line. Or it is being appended at this moment: what is still to come may
+    // be spaces as well, but it does not begin with one.
+    let rest = &rest[..read];
+    if !rest.is_empty() && (goes(rest) || (rest.starts_with(b" ") && is_half_blank(at, rest))) {
         file.write_all_at(&vec![b' '; read], at)?;
         count += 1;
     }

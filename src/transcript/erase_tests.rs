@@ -172,10 +172,25 @@ fn a_line_whose_blanking_a_power_cut_broke_off_is_blanked_whatever_reached_the_d
         fs::write(&path, &bytes).unwrap();
         blank_lines(&RealDisk, &path, &holds).unwrap();
         let found = fs::read_to_string(&path).unwrap();
-        assert_eq!(
-            found.trim_matches(' '),
-            format!("{before}{}\n{after}", " ".repeat(erased.len() - 1)),
-            "{written:b}"
-        );
+        assert_eq!(found, format!("{before}{}\n{after}", " ".repeat(erased.len() - 1)), "{written:b}");
+        assert_eq!(blank_lines(&RealDisk, &path, &holds).unwrap(), 0, "what is blank does not count again");
     }
+}
+
+#[test]
+fn a_letter_of_many_spaces_that_is_just_being_added_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("dead_letter.jsonl");
+    let letter = format!("{{\"reason\":\"no\",\"message\":{{\"text\":\"{}end\"}}}}\n", " ".repeat(3000));
+    for written in [600, 1024, 2000, letter.len()] {
+        fs::write(&path, &letter[..written]).unwrap();
+        assert_eq!(blank_lines(&RealDisk, &path, &|_| false).unwrap(), 0);
+        assert_eq!(fs::read_to_string(&path).unwrap(), letter[..written]);
+    }
+    // One that a crash cut off, and whose blanking was broken off.
+    let half = format!("{}{}", " ".repeat(512), &letter[512..]);
+    let half = half.replace("end", "   ").replace('\n', "x");
+    fs::write(&path, &half).unwrap();
+    assert_eq!(blank_lines(&RealDisk, &path, &|_| false).unwrap(), 1);
+    assert_eq!(fs::read_to_string(&path).unwrap(), " ".repeat(half.len()));
 }
