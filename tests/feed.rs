@@ -470,14 +470,14 @@ fn a_stream_that_is_not_read_holds_up_nobody_and_not_the_stop() {
 
 #[test]
 fn a_stream_that_is_not_read_is_cut_and_its_place_is_free_again() {
-    let options = Options::default().set("server.max_feed_streams", 1).set("server.write_timeout_seconds", 1);
+    let options = Options::default().set("server.max_feed_streams", 1).set("server.write_timeout_seconds", 5);
     let server = Server::start(options.set("journal.fsync", "never"));
     let mut client = server.client();
     for n in 0..30 {
         record(&mut client, "s", &texts(&n.to_string(), 10, 60_000));
     }
     let _stuck = Events::open(&server, "", None).opened();
-    // It holds the only place.
+    assert_eq!(Events::open(&server, "", None).head().0, 503);
     wait_until("the slow reader is cut", WAIT_TIMEOUT, || Events::open(&server, "", None).head().0 == 200);
 }
 
