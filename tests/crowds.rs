@@ -349,8 +349,8 @@ fn python_node_and_chromium_talk_resume_and_lose_nothing() {
 #[ignore = "needs Chromium: scripts/check runs it"]
 fn an_event_source_of_chromium_goes_on_over_restarts() {
     let port = free_port();
-    let mut server = Server::start(for_pages(port));
-    let here = server.address().to_string();
+    let here = format!("127.0.0.1:{}", free_port());
+    let mut server = Server::start(for_pages(port).listen(&here));
     let command = client_of("eventsource", &server, port).stdout(Stdio::piped()).spawn();
     let mut page = command.unwrap();
     let mut lines = BufReader::new(page.stdout.take().unwrap()).lines().map(Result::unwrap);

@@ -20,7 +20,7 @@ use super::markdown::Block;
 use super::services::Services;
 use super::shape::difference;
 use super::support::server::{BINARY, run, said};
-use super::support::{Options, Server, WAIT_TIMEOUT};
+use super::support::{Options, Server, WAIT_TIMEOUT, free_port};
 
 /// What the examples of a configuration take from the environment.
 const ENVIRONMENT: [(&str, &str); 2] = [("CHATKEEP_TOKEN", "s3cret"), ("OPENAI_API_KEY", "sk-none")];
@@ -67,11 +67,10 @@ impl Stage {
     /// A new folder with a server and the programs that commands use.
     pub fn new() -> Self {
         let options = ENVIRONMENT.iter().fold(Options::default(), |options, pair| options.environment(pair.0, pair.1));
-        let mut server = Server::start(options.clone());
-        // From now on the configuration names the address, so that each start uses the same one.
-        let address = server.address().to_string();
+        // Each start uses the same address, which nobody else gets while the server is down.
+        let address = format!("127.0.0.1:{}", free_port());
         let options = options.set("server.listen", address.as_str()).listen(&address);
-        server.reconfigure(options.clone());
+        let server = Server::start(options.clone());
         let programs = server.folder().join("bin");
         fs::create_dir(&programs).unwrap();
         symlink(BINARY, programs.join("chatkeep")).unwrap();
