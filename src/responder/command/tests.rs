@@ -255,7 +255,8 @@ fn what_has_left_the_group_keeps_no_turn() {
     let gate = folder.path().join("gate").display().to_string();
     for rest in ["", "exit 3", "sleep 600"] {
         let script = format!(
-            "rm -f {gate}; mkfifo {gate}; setsid sh -c 'trap \"\" PIPE; echo $$; echo go >{gate}; exec sleep 600' & read word <{gate}; {rest}"
+            "rm -f {gate}; mkfifo {gate}; setsid sh -c 'trap \"\" PIPE; echo $$; echo go >{gate}; exec sleep 600' & \
+             read word <{gate}; {rest}"
         );
         let heard = ask_and_stop(&sh(&script), &question(&[("user", "hi")]), Some(WAIT_TIMEOUT));
         assert!(heard.took < STOP_TIMEOUT, "{:?}", heard.took);
