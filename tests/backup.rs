@@ -257,7 +257,7 @@ fn a_disk_that_is_full_leaves_no_part_of_a_backup_and_the_server_as_it_was() {
 }
 
 #[test]
-fn a_backup_whose_sync_fails_leaves_nothing_and_no_transcript_is_trusted_for_it() {
+fn a_backup_whose_sync_fails_leaves_nothing_and_distrusts_transcripts() {
     let mut server = Server::start(Options::default().set("journal.checkpoint_seconds", 3600));
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("copy");

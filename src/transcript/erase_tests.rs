@@ -146,7 +146,7 @@ fn a_start_takes_out_what_is_erased_and_leaves_what_is_newer() {
 }
 
 #[test]
-fn a_line_whose_blanking_a_power_cut_broke_off_is_blanked_whatever_reached_the_disk() {
+fn a_blanking_that_a_power_cut_broke_off_is_ended_whatever_was_written() {
     let letter = |text: &str, bytes: usize| {
         let text = text.repeat(bytes / text.len());
         format!("{{\"reason\":\"too   long\",\"message\":{{\"id\":\"{}\",\"text\":\"{text}\"}}}}\n", text.len())

@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_letter_whose_removal_was_broken_off_is_none_and_one_that_somebody_broke_is_told() {
+    fn a_letter_half_removed_is_none_and_one_that_somebody_broke_is_told() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("dead_letter.jsonl");
         let mut letters = DeadLetters::new(RealDisk, &path, Clock::system());
